@@ -1,0 +1,457 @@
+#!/usr/bin/env -S deno run --allow-net=127.0.0.1:12000
+/**
+ * TCP echo client: sends sentences, prints their echoes, and checks them byte for byte. Sentences
+ * come from the arguments, the keyboard or a pipe. It is the client of the lab's tasks 1 to 3;
+ * "Step 1a" to "Step 1c.ii" in the comments are the handout's steps of a TCP client.
+ *
+ * ```sh
+ * deno run --allow-net=127.0.0.1:12000 tcp_client.ts hello
+ * socat TCP-LISTEN:12000,fork,reuseaddr EXEC:cat # an independent server to try it with
+ * ```
+ *
+ * Exit codes: 0 every message was echoed intact; 1 something failed, was lost or differed; 2 wrong
+ * use; 130 SIGINT; 143 SIGTERM.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+
+const NAME = "tcp_client";
+const HELP = `TCP echo client: sends sentences, prints their echoes, and checks them.
+
+Usage: deno run --allow-net=HOST:PORT tcp_client.ts [options] [message…]
+
+Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
+
+  -H, --host HOST          name or address of the server (default 127.0.0.1)
+  -p, --port PORT          1 to 65535 (default 12000)
+      --timeout SECONDS    for connecting, and for an echo that is owed (default 5)
+      --wait SECONDS       keep trying while the server is not up (default 0)
+      --stop WORD…         a line after which the server may close (default: stop, exit)
+      --no-stop            the server may not close first
+      --no-echo            expect no echo (task 1)
+  -q, --quiet              print no echoes
+      --json               print one JSON object a line
+      --trace              draw each socket call on stderr
+  -h, --help               print this
+  -V, --version            print the version
+`;
+
+const READ_BYTES = 65_536;
+const WINDOW_BYTES = 1_048_576; // sent and not yet echoed, at most: kept to compare the echo with
+const WATCH_MS = 100; // between two looks for an echo that is overdue
+const STOP_LINE_BYTES = 1_000; // a longer line is no stop word
+const RETRY_MS = 100; // between two tries to connect under --wait
+
+/** Options of {@linkcode connect}; their defaults are those of the command line. */
+export type ConnectOptions = {
+  hostname?: string;
+  port?: number;
+  timeoutSeconds?: number;
+  waitSeconds?: number;
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+
+/** Options of {@linkcode converse}; their defaults are those of the command line. */
+export type ConverseOptions = {
+  echo?: boolean;
+  timeoutSeconds?: number;
+  stop?: string[]; // lines after which the server may close
+  onReady?: () => void; // at the start, and whenever all that was sent has come back
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+
+/** What a conversation moved. */
+export type Conversation = { sent: number; echoed: number; seconds: number };
+
+/** The echo is not what was sent: missing, late, different, or more. */
+export class EchoError extends Error {}
+
+/**
+ * Steps 1a to 1c: creates a socket and connects it to the server.
+ * @throws Error that names the address and the reason; its cause is of `Deno.connect`
+ */
+export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpConn> {
+  const { hostname = "127.0.0.1", port = 12_000, timeoutSeconds = 5, waitSeconds = 0 } = options;
+  const address = formatAddress({ hostname, port });
+  const giveUpAt = performance.now() + waitSeconds * 1000;
+  while (true) {
+    try {
+      const signal = AbortSignal.timeout(timeoutSeconds * 1000);
+      const conn = await Deno.connect({ hostname, port, signal });
+      if (!isSelfConnect(conn)) {
+        conn.setNoDelay(); // or a small message may wait 40 ms for the ACK of the one before it
+        options.onTrace?.({ step: "1c", call: "connect()", to: "server", peer: address });
+        return conn;
+      }
+      conn.close();
+      throw new Deno.errors.ConnectionRefused("Connection refused");
+    } catch (cause) {
+      const refused = cause instanceof Deno.errors.ConnectionRefused;
+      if (!refused || performance.now() >= giveUpAt) {
+        const reason = cause instanceof DOMException
+          ? `no answer in ${timeoutSeconds} s`
+          : reasonOf(cause);
+        const hint = refused
+          ? `. Start the server first: deno run --allow-net=${address} tcp_server.ts`
+          : "";
+        throw new Error(`cannot connect to ${address}: ${reason}${hint}`, { cause });
+      }
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
+}
+
+/** A dead port among those that a client's own end is chosen from can be that end (RFC 9293, 3.5). */
+function isSelfConnect({ localAddr, remoteAddr }: Deno.TcpConn): boolean {
+  return formatAddress(localAddr) === formatAddress(remoteAddr);
+}
+
+/**
+ * Step 1c.i: sends `input` and writes its echo to `output`, both at once (UNP 6.5), and compares the
+ * two. It half-closes at the end of `input` and reads to the end of the stream.
+ *
+ * @throws EchoError if the echo is missing, late or different, or if the server closes too early
+ */
+export async function converse(
+  conn: Deno.TcpConn,
+  input: ReadableStream<Uint8Array>,
+  output: WritableStream<Uint8Array>,
+  options: ConverseOptions = {},
+): Promise<Conversation> {
+  const { echo = true, timeoutSeconds = 5, stop = ["stop", "exit"], onReady, onTrace } = options;
+  const start = performance.now();
+  const server = formatAddress(conn.remoteAddr);
+  const reader = input.getReader();
+  const writer = output.getWriter();
+  const window = new Uint8Array(WINDOW_BYTES); // the last bytes sent; byte n at n % WINDOW_BYTES
+  let sent = 0;
+  let echoed = 0;
+  let halfClosed = false;
+  let printing = false;
+  let broken: unknown; // why sending failed
+  let movedAt = start; // when a byte last moved, in ms
+  let sentAt = NaN;
+  let onRoom = (): void => {};
+  const owed = (): number => echo ? sent - echoed : 0;
+
+  async function sendInput(): Promise<void> {
+    for (let chunk; (chunk = (await reader.read()).value);) {
+      while (chunk.length > 0) {
+        const at = sent % WINDOW_BYTES;
+        const piece = chunk.subarray(0, Math.min(WINDOW_BYTES - owed(), WINDOW_BYTES - at));
+        if (piece.length === 0) {
+          await new Promise<void>((resolve) => onRoom = resolve);
+          continue;
+        }
+        window.set(piece, at);
+        sent += piece.length;
+        await write(piece);
+        chunk = chunk.subarray(piece.length);
+      }
+      if (!echo) onReady?.();
+    }
+    halfClosed = true;
+    onTrace?.({ step: "ii", call: "closeWrite()", to: "server", note: "FIN (inferred)" });
+    await checked(conn.closeWrite());
+  }
+
+  /** A write may take fewer bytes than it is given (UNP 3.9). */
+  async function write(bytes: Uint8Array): Promise<void> {
+    for (let rest = bytes; rest.length > 0;) {
+      const size = await checked(conn.write(rest));
+      onTrace?.({ step: "i", call: `write() = ${size}`, to: "server", bytes: rest });
+      rest = rest.subarray(size);
+      movedAt = sentAt = performance.now();
+    }
+  }
+
+  async function receiveEcho(): Promise<void> {
+    const buffer = new Uint8Array(READ_BYTES);
+    for (let size; (size = await checked(conn.read(buffer))) !== null;) {
+      const bytes = buffer.subarray(0, size);
+      const took = `${(performance.now() - sentAt).toFixed(1)} ms`;
+      onTrace?.({ step: "i", call: `read() = ${size}`, to: "client", bytes, note: took });
+      const wanted = bytes.subarray(0, owed());
+      const wrong = wanted.findIndex((byte, i) => byte !== window[(echoed + i) % WINDOW_BYTES]);
+      printing = true;
+      await writer.write(bytes);
+      printing = false;
+      movedAt = performance.now();
+      if (wrong >= 0) throw new EchoError(`echo differs at byte ${echoed + wrong}, from ${server}`);
+      if (size > wanted.length) {
+        throw new EchoError(`${size - wanted.length} bytes too many came from ${server}`);
+      }
+      echoed += size;
+      onRoom();
+      if (onReady && owed() === 0 && !halfClosed && !stopSent()) onReady();
+    }
+    onTrace?.({ step: "i", call: "read() = null", to: "client", note: "FIN (inferred)" });
+  }
+
+  /** Settles when an echo, or the end of the stream, is owed but no byte moves. */
+  const stalled = Promise.withResolvers<void>();
+  const watch = setInterval(() => {
+    const now = performance.now();
+    if (printing || owed() === 0 && !halfClosed) movedAt = now;
+    if (now - movedAt < timeoutSeconds * 1000) return;
+    if (echo && owed() === 0) stalled.resolve(); // all is well, but the server stays open
+    else {stalled.reject(
+        new EchoError(`nothing from ${server} for ${timeoutSeconds} s${missing()}`),
+      );}
+  }, Math.min(timeoutSeconds * 1000, WATCH_MS));
+
+  function missing(): string {
+    return owed() > 0 ? `: ${owed()} bytes were not echoed (of ${sent})` : "";
+  }
+
+  function checked<T>(call: Promise<T>): Promise<T> {
+    return call.catch((cause) => {
+      throw new EchoError(`${reasonOf(cause)}, from ${server}${missing()}`, { cause });
+    });
+  }
+
+  /** Whether the last line sent is a stop word: it is still in the window. */
+  function stopSent(): boolean {
+    const length = Math.min(sent, STOP_LINE_BYTES);
+    const tail = Uint8Array.from({ length }, (_, i) => window[(sent - length + i) % WINDOW_BYTES]!);
+    const lines = decoder.decode(tail).split("\n");
+    return lines.at(-1) === "" && stop.includes(lines.at(-2)?.trim() ?? "");
+  }
+
+  onReady?.();
+  try {
+    const sending = sendInput().catch((error) => {
+      if (!(error instanceof EchoError)) throw error;
+      broken = error; // the server may be gone; what it echoed before is still to be read
+    });
+    const inputFailed = new Promise<never>((_, reject) => sending.catch(reject));
+    await Promise.race([receiveEcho(), stalled.promise, inputFailed]);
+  } finally {
+    clearInterval(watch);
+    reader.cancel().catch(() => {});
+  }
+  if (broken && !echo) throw broken;
+  if (owed() > 0 || !halfClosed && !stopSent()) {
+    throw new EchoError(`${server} closed the connection${missing()}`);
+  }
+  return { sent, echoed, seconds: (performance.now() - start) / 1000 };
+}
+
+/** The command line: arguments, keyboard or pipe to `connect` and `converse`. */
+export async function main(args: string[]): Promise<number> {
+  const options = parseOptions(args, HELP);
+  const { flags, values, words } = options;
+  if (flags.has("help") || flags.has("version")) {
+    console.log(flags.has("help") ? HELP : `${NAME} ${VERSION}`);
+    return 0;
+  }
+  const hostname = values.host![0] ?? "127.0.0.1";
+  const port = numberOption(options, "port", { min: 1, max: 65_535 }) ?? 12_000;
+  const timeoutSeconds =
+    numberOption(options, "timeout", { min: 0.001, max: 86_400, whole: false }) ?? 5;
+  const waitSeconds = numberOption(options, "wait", { max: 86_400, whole: false }) ?? 0;
+  const onTrace = flags.has("trace") ? (rung: Rung): void => drawRung("client", rung) : undefined;
+  requireNet(formatAddress({ hostname, port }));
+  onSignals();
+  const conn = await connect({ hostname, port, timeoutSeconds, waitSeconds, onTrace });
+  const typing = words.length === 0 && Deno.stdin.isTerminal();
+  const input = words.length > 0
+    ? ReadableStream.from(words.map((word) => encoder.encode(`${word}\n`)))
+    : Deno.stdin.readable;
+  const print = flags.has("json") ? printJson : Deno.stdout.isTerminal() ? printText : printBytes;
+  let prompted = false;
+  const output = new WritableStream<Uint8Array>({
+    write: async (bytes) => {
+      prompted = false;
+      if (!flags.has("quiet")) await print(bytes);
+    },
+  });
+  function onReady(): void {
+    if (typing) Deno.stderr.writeSync(encoder.encode("> "));
+    prompted = typing;
+  }
+  const echo = !flags.has("no-echo");
+  const stop = stopWords(options);
+  try {
+    await converse(conn, input, output, { echo, stop, timeoutSeconds, onReady, onTrace });
+    return 0;
+  } finally {
+    if (prompted) console.error();
+    conn.close(); // Step 1c.ii
+    onTrace?.({ step: "ii", call: "close()" });
+  }
+}
+
+async function printBytes(bytes: Uint8Array): Promise<void> {
+  for (let rest = bytes; rest.length > 0;) rest = rest.subarray(await Deno.stdout.write(rest));
+}
+
+const terminalDecoder = new TextDecoder("utf-8", { ignoreBOM: true });
+
+/** For a terminal: nothing that a server sends may steer it. */
+function printText(bytes: Uint8Array): Promise<void> {
+  const text = terminalDecoder.decode(bytes, { stream: true });
+  return printBytes(encoder.encode(text.split("\n").map(escape).join("\n")));
+}
+
+function printJson(bytes: Uint8Array): Promise<void> {
+  const event = { event: "echo", bytes: bytes.length, text: decoder.decode(bytes) };
+  return printBytes(encoder.encode(`${toJson(event)}\n`));
+}
+
+// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+
+const VERSION = "1.0.0";
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+/** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
+// deno-lint-ignore no-control-regex
+const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+/** Wrong use of the command line: one line on stderr, exit code 2. */
+class UsageError extends Error {}
+
+/** A command line: its words, the flags that are set, the values given to each option. */
+type Options = { words: string[]; flags: Set<string>; values: Record<string, string[]> };
+
+/** parseArgs, made strict: it knows what `help` lists, one option a line, and nothing else. */
+function parseOptions(args: string[], help: string): Options {
+  const known = [...help.matchAll(/^ {2}(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/gm)]
+    .map(([, letter, name = "", value, many]) => ({ letter, name, value, many }));
+  const takers = known.filter(({ value }) => value);
+  const flags = known.filter(({ value }) => !value);
+  const unknown: string[] = [];
+  const { _: words, ...given } = parseArgs(args, {
+    string: ["_", ...takers.map(({ name }) => name)],
+    collect: takers.map(({ name }) => name),
+    boolean: flags.map(({ name }) => name),
+    alias: Object.fromEntries(known.flatMap(({ letter, name }) => letter ? [[name, letter]] : [])),
+    unknown: (arg, key) => key === undefined || !unknown.push(arg),
+  });
+  const values = given as Options["values"];
+  for (const { name, value, many } of takers) {
+    const [first, ...more] = values[name]!;
+    if (first === "" || more.includes("")) {
+      throw new UsageError(`--${name} needs a value, ${value}, not ${quote(unknown[0] ?? "")}`);
+    }
+    if (more[0] && !many) {
+      throw new UsageError(`--${name} is given twice: ${values[name]!.map(quote)}`);
+    }
+  }
+  // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.
+  for (const [i, arg] of args.slice(0, [...args, "--"].indexOf("--")).entries()) {
+    const [flag, value = /^(true|false)$/.exec(args[i + 1] ?? "")?.[0]] = arg.split("=");
+    if (
+      value !== undefined && flags.some((o) => flag === `--${o.name}` || flag === `-${o.letter}`)
+    ) {
+      throw new UsageError(`${flag} takes no value, not ${quote(value)}; put words behind "--"`);
+    }
+  }
+  if (!help.includes("[message…]")) unknown.push(...words.map(String));
+  if (unknown[0]) {
+    throw new UsageError(`unexpected ${quote(unknown[0])}; --help lists what is allowed`);
+  }
+  const set = flags.filter(({ name }) => given[name] === true).map(({ name }) => name);
+  return { words: words.map(String), flags: new Set(set), values };
+}
+
+/** The number given to an option, if any. @throws UsageError where it is out of its bounds */
+function numberOption(
+  { values }: Options,
+  name: string,
+  { min = 0, max, whole = true }: { min?: number; max: number; whole?: boolean },
+): number | undefined {
+  const text = values[name]![0];
+  if (text === undefined) return undefined;
+  const value = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
+  if (value >= min && value <= max) return value;
+  const kind = whole ? "a whole number" : "a number";
+  throw new UsageError(`--${name} must be ${kind} from ${min} to ${max}, not ${quote(text)}`);
+}
+
+/** The words that end a conversation. */
+function stopWords({ flags, values: { stop = [] } }: Options): string[] {
+  return flags.has("no-stop") ? [] : stop.length > 0 ? stop : ["stop", "exit"];
+}
+
+/** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
+function escape(text: string): string {
+  return text.replace(UNSAFE, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+}
+
+function quote(text: string): string {
+  return `"${escape(text)}"`;
+}
+
+/** One line of JSON, as safe to see as escaped text. */
+function toJson(value: unknown): string {
+  const hex = (char: string): string => char.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify(value).replace(UNSAFE, (char) => `\\u${hex(char)}`);
+}
+
+/** `127.0.0.1:12000`, `[::1]:12000`. */
+function formatAddress({ hostname, port }: { hostname: string; port: number }): string {
+  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+}
+
+/** What the system says of a failure, to end a sentence with: `connection refused`. */
+function reasonOf(error: unknown): string {
+  const reason = error instanceof Error ? error.message : String(error);
+  return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
+}
+
+/** Asks for net permission, before the first socket call. @throws Error that names the flag */
+function requireNet(...hosts: string[]): void {
+  for (const host of hosts) {
+    if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
+    throw new Error(`no permission to use ${host}. Add --allow-net=${hosts}`);
+  }
+}
+
+/** SIGINT and SIGTERM: the first calls `stop`; the second, or one without `stop`, ends at once. */
+function onSignals(stop?: () => void): void {
+  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // not to be had there
+    Deno.addSignalListener(signal, () => {
+      if (!stop) Deno.exit(code);
+      stop();
+      stop = undefined;
+    });
+  }
+}
+
+/** One socket call, for `--trace`: its handout step, result, and bytes with their way. */
+export type Rung = {
+  step: string;
+  call: string;
+  to?: "client" | "server";
+  peer?: string;
+  bytes?: Uint8Array;
+  note?: string;
+};
+
+/** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
+function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
+  const time = performance.now().toFixed(1).padStart(7);
+  const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
+  const text = bytes && JSON.stringify(decoder.decode(bytes.subarray(0, 12)));
+  const shown = text && escape(text) + (bytes.length > 12 ? "…" : "");
+  const what = [peer, shown, note].filter(Boolean).join(" ");
+  console.error(
+    `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
+  );
+}
+
+/** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
+async function run(main: (args: string[]) => Promise<number>): Promise<never> {
+  try {
+    Deno.exit(await main(Deno.args));
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${reasonOf(error)}`);
+    Deno.exit(error instanceof UsageError ? 2 : 1);
+  }
+}
+
+if (import.meta.main) await run(main);

@@ -1,0 +1,600 @@
+#!/usr/bin/env -S deno run --allow-net=127.0.0.1:12000
+/**
+ * TCP echo server: prints each sentence it receives and echoes every byte (RFC 862), for many
+ * clients at once, until a client says `stop`. It is the server of the lab's tasks 1 to 3; "Step 1"
+ * to "Step 6" in the comments are the handout's steps of a TCP server.
+ *
+ * ```sh
+ * deno run --allow-net=127.0.0.1:12000 tcp_server.ts
+ * ncat 127.0.0.1 12000 # an independent client to try it with
+ * ```
+ *
+ * Exit codes: 0 orderly stop; 1 failure; 2 wrong use; 130 or 143 a second SIGINT or SIGTERM.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+
+const NAME = "tcp_server";
+const HELP = `TCP echo server: prints each sentence and echoes every byte.
+
+Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
+
+  -H, --host HOST          address to listen on (default 127.0.0.1)
+  -p, --port PORT          1024 to 65535, or 0 for any free port (default 12000)
+      --stop WORD…         a line that ends its connection; repeatable (default: stop, exit)
+      --no-stop            no line is a command: plain RFC 862
+      --no-echo            print only (task 1)
+      --once               end after the first connection
+      --idle SECONDS       close a connection silent for so long; 0: never (default 0)
+      --max-connections N  served at once; more wait to be accepted (default 4096)
+      --reuse-port         share the port with other processes (Linux only)
+  -q, --quiet              print no connections and sentences
+      --json               print one JSON object a line
+      --trace              draw each socket call on stderr
+  -h, --help               print this
+  -V, --version            print the version
+`;
+
+const READ_BYTES = 4_096; // of buffer a connection, so that 10,000 idle ones fit in 150 MiB
+const BULK_READ_BYTES = 16_384; // for a peer that fills the small one: a quarter of the calls
+const SWEEP_MS = 100; // between two looks for silent and overdue connections
+const QUIET_MS = 100; // of silence: nothing more is on its way to a server that shuts down
+const GRACE_MS = 5_000; // for a peer to take its last echoes and close, before it is cut off
+const ACCEPT_RETRY_MS = 100; // when out of descriptors; retrying at once takes a whole core
+const NEWLINE = 0x0a;
+const DEFAULT_STOP = ["stop", "exit"];
+
+/** What happens at the server, as `--json` prints it. `bytes` are received; `more` are not shown. */
+export type ServerEvent =
+  | { event: "listening"; transport: "tcp"; hostname: string; port: number }
+  | { event: "open"; peer: string }
+  | { event: "message"; peer: string; bytes: number; text: string; more?: number }
+  | { event: "close"; peer: string; reason: CloseReason } & Totals
+  | { event: "shutdown"; connections: number } & Totals
+  | { event: "warning"; text: string };
+/** Why a connection ended. */
+export type CloseReason = "stop" | "eof" | "idle" | "reset" | "shutdown";
+/** Lines and bytes received, in how many seconds. */
+export type Totals = { messages: number; bytes: number; seconds: number };
+
+/** Options of {@linkcode serve}; their defaults are those of the command line. */
+export type ServeOptions = {
+  hostname?: string;
+  port?: number;
+  stop?: string[]; // lines that end their connection
+  echo?: boolean;
+  once?: boolean;
+  idleSeconds?: number;
+  maxConnections?: number;
+  reusePort?: boolean;
+  quiet?: boolean; // no events of connections and lines
+  signal?: AbortSignal; // shuts the server down
+  onEvent?: (event: ServerEvent) => void;
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+
+/** A running server, shaped like `Deno.HttpServer`. */
+export type EchoServer = AsyncDisposable & {
+  addr: Deno.NetAddr;
+  finished: Promise<void>; // when the last connection is closed
+  shutdown(): Promise<void>; // accepts no more; every connection ends within 5 s
+};
+
+/** One connection. Times are in ms, of `performance.now()`. */
+interface Client {
+  conn: Deno.TcpConn;
+  peer: string;
+  messages: number;
+  bytes: number;
+  line: Uint8Array; // the start of an unfinished line, at most PREVIEW_BYTES
+  lineBytes: number; // of that line in all
+  activeAt: number; // when a byte last moved
+  writing: boolean;
+  reason?: CloseReason; // once the server half-closed: nothing is echoed from then on
+  deadline: number; // when it is cut off
+  cut: PromiseWithResolvers<void>;
+}
+
+/** Starts a TCP echo server. @throws Error naming the address; its cause is of `Deno.listen` */
+export function serve(options: ServeOptions = {}): EchoServer {
+  const { hostname = "127.0.0.1", port = 12_000, reusePort = false, once = false } = options;
+  const { echo = true, idleSeconds = 0, maxConnections = 4_096, quiet = false } = options;
+  const { onEvent = () => {}, onTrace } = options;
+  const stopWords = new Set(options.stop ?? DEFAULT_STOP);
+
+  // Steps 1 to 3: in Deno one call creates the socket, binds it to the address, and listens.
+  const listener = listen({ hostname, port, reusePort });
+  const addr = listener.addr as Deno.NetAddr;
+  onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(addr) });
+  const started = performance.now();
+  const clients = new Map<Client, Promise<void>>();
+  const totals = { connections: 0, messages: 0, bytes: 0 };
+  let accepting = true;
+  let lastCall = Infinity; // when all are cut off: GRACE_MS after the shutdown
+  let onFreed = (): void => {};
+
+  /** Step 4: a new socket for each client. No accept that fails ends the server (UNP 5.11). */
+  async function acceptClients(): Promise<void> {
+    let warned = false;
+    while (accepting) {
+      if (clients.size >= maxConnections) {
+        await new Promise<void>((resolve) => onFreed = resolve);
+        continue;
+      }
+      try {
+        const client = welcome(await listener.accept());
+        clients.set(client, attend(client));
+        if (once) stopAccepting();
+      } catch (error) {
+        // A client that was reset before it was accepted is its own loss alone.
+        if (!accepting || error instanceof Deno.errors.NotConnected) continue;
+        if (!warned) onEvent({ event: "warning", text: `cannot accept: ${reasonOf(error)}` });
+        warned = true;
+        await new Promise((resolve) => setTimeout(resolve, ACCEPT_RETRY_MS));
+      }
+    }
+  }
+
+  function welcome(conn: Deno.TcpConn): Client {
+    conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
+    const peer = formatAddress(conn.remoteAddr);
+    onTrace?.({ step: "4", call: "accept()", to: "server", peer });
+    totals.connections++;
+    if (!quiet) onEvent({ event: "open", peer });
+    return {
+      conn,
+      peer,
+      messages: 0,
+      bytes: 0,
+      line: new Uint8Array(),
+      lineBytes: 0,
+      activeAt: performance.now(),
+      writing: false,
+      deadline: Infinity,
+      cut: Promise.withResolvers(),
+    };
+  }
+
+  /** One connection to its end. What fails in it stays in it. */
+  async function attend(client: Client): Promise<void> {
+    const start = performance.now();
+    try {
+      await Promise.race([echoBytes(client), client.cut.promise]);
+    } catch (error) {
+      if (!isSocketError(error)) throw error;
+      client.reason ??= "reset";
+    } finally {
+      client.conn.close(); // Step 6
+      onTrace?.({ step: "6", call: "close()", peer: client.peer });
+      clients.delete(client);
+      onFreed();
+    }
+    if (client.lineBytes > 0) endLine(client, new Uint8Array());
+    const { peer, reason = "eof", messages, bytes } = client;
+    totals.messages += messages;
+    totals.bytes += bytes;
+    const seconds = (performance.now() - start) / 1000;
+    if (!quiet) onEvent({ event: "close", peer, reason, messages, bytes, seconds });
+  }
+
+  /** Step 5: every byte goes back as it came, in order. */
+  async function echoBytes(client: Client): Promise<void> {
+    const { conn, peer } = client;
+    let buffer = new Uint8Array(READ_BYTES);
+    for (let size; (size = await conn.read(buffer)) !== null;) {
+      const received = buffer.subarray(0, size);
+      onTrace?.({ step: "5", call: `read() = ${size}`, to: "server", peer, bytes: received });
+      client.bytes += size;
+      client.activeAt = performance.now();
+      if (client.reason) continue; // half-closed: read on, as a close with unread bytes is a reset
+      const stopEnd = takeLines(client, received);
+      if (echo) await writeAll(client, received.subarray(0, stopEnd));
+      if (stopEnd !== undefined) halfClose(client, "stop");
+      if (size === buffer.length) buffer = new Uint8Array(BULK_READ_BYTES);
+    }
+    onTrace?.({ step: "5", call: "read() = null", to: "server", peer, note: "FIN (inferred)" });
+  }
+
+  /** A write may take fewer bytes than it is given (UNP 3.9). */
+  async function writeAll(client: Client, bytes: Uint8Array): Promise<void> {
+    const { conn, peer } = client;
+    client.writing = true;
+    for (let rest = bytes; rest.length > 0;) {
+      const size = await conn.write(rest);
+      onTrace?.({ step: "5", call: `write() = ${size}`, to: "client", peer, bytes: rest });
+      rest = rest.subarray(size);
+      client.activeAt = performance.now();
+    }
+    client.writing = false;
+  }
+
+  /** Step 6, its first half: the peer reads every echo, then the end of the stream (UNP 6.6). */
+  function halfClose(client: Client, reason: CloseReason): void {
+    const { conn, peer, writing, cut } = client;
+    client.reason = reason;
+    client.deadline = performance.now() + GRACE_MS;
+    if (writing) return cut.resolve(); // its peer does not read, and closeWrite would wait for it
+    conn.closeWrite().catch(() => {}); // or it is gone already
+    onTrace?.({ step: "6", call: "closeWrite()", to: "client", peer, note: "FIN (inferred)" });
+  }
+
+  /** Ends what is silent for too long, and cuts off what is past its deadline. */
+  function sweep(): void {
+    const now = performance.now();
+    for (const client of clients.keys()) {
+      const silent = now - client.activeAt;
+      if (now >= Math.min(client.deadline, lastCall)) {
+        client.reason ??= "shutdown";
+        client.cut.resolve();
+      } else if (client.reason) continue;
+      else if (idleSeconds > 0 && silent >= idleSeconds * 1000) halfClose(client, "idle");
+      else if (lastCall < Infinity && silent >= QUIET_MS && !client.writing) {
+        halfClose(client, "shutdown");
+      }
+    }
+  }
+
+  /** Reports the lines that end in `received`; returns where that of a stop word ends, if any. */
+  function takeLines(client: Client, received: Uint8Array): number | undefined {
+    let start = 0;
+    for (let end; (end = received.indexOf(NEWLINE, start)) !== -1; start = end + 1) {
+      if (endLine(client, received.subarray(start, end))) return end + 1;
+    }
+    if (start === received.length) return;
+    client.line = joinPreview(client.line, received.subarray(start));
+    client.lineBytes += received.length - start;
+  }
+
+  /** Reports a line that ends with `rest`; returns whether it is a stop word. */
+  function endLine(client: Client, rest: Uint8Array): boolean {
+    const bytes = client.lineBytes + rest.length;
+    const line = client.lineBytes === 0 ? rest : joinPreview(client.line, rest);
+    client.line = new Uint8Array();
+    client.lineBytes = 0;
+    client.messages++;
+    if (quiet && (bytes > PREVIEW_BYTES || stopWords.size === 0)) return false;
+    const preview = previewText(line, bytes);
+    if (!quiet) onEvent({ event: "message", peer: client.peer, bytes, ...preview });
+    return stopWords.has(preview.text.trim());
+  }
+
+  function stopAccepting(): void {
+    if (!accepting) return;
+    accepting = false;
+    listener.close(); // Step 6
+    onTrace?.({ step: "6", call: "close()", note: formatAddress(addr) });
+    onFreed();
+  }
+
+  function shutdown(): Promise<void> {
+    stopAccepting();
+    lastCall = Math.min(lastCall, performance.now() + GRACE_MS);
+    sweep();
+    return finished;
+  }
+
+  async function run(): Promise<void> {
+    const sweeper = setInterval(sweep, SWEEP_MS);
+    try {
+      await acceptClients();
+      await Promise.all(clients.values());
+    } finally {
+      clearInterval(sweeper);
+    }
+    const seconds = (performance.now() - started) / 1000;
+    onEvent({ event: "shutdown", ...totals, seconds });
+  }
+
+  onEvent({ event: "listening", ...addr, transport: "tcp" });
+  options.signal?.addEventListener("abort", shutdown, { once: true });
+  const finished = run();
+  return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+}
+
+function listen(options: { hostname: string; port: number; reusePort: boolean }): Deno.TcpListener {
+  try {
+    return Deno.listen({ transport: "tcp", ...options });
+  } catch (cause) {
+    throw new Error(`cannot listen on ${formatAddress(options)}: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+/** Whether it is the peer's or the network's doing that a call failed: then it has a system code. */
+function isSocketError(error: unknown): boolean {
+  return error instanceof Error && "code" in error;
+}
+
+/** What is kept of a line that starts with `held` and goes on with `bytes`. */
+function joinPreview(held: Uint8Array, bytes: Uint8Array): Uint8Array {
+  const line = new Uint8Array(Math.min(held.length + bytes.length, PREVIEW_BYTES));
+  line.set(held);
+  line.set(bytes.subarray(0, line.length - held.length), held.length);
+  return line;
+}
+
+/** An event as a line for people. Only what a peer said stands behind brackets. */
+function formatEvent(event: ServerEvent): string {
+  switch (event.event) {
+    case "listening":
+      return `listening on tcp ${formatAddress(event)}`;
+    case "open":
+      return `${event.peer} connected`;
+    case "message":
+      return `[${event.peer}] ${escape(event.text)}${event.more ? `… +${event.more} bytes` : ""}`;
+    case "close":
+      return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
+    case "shutdown":
+      return `stopped after ${event.connections} connections: ${formatTotals(event)}`;
+    case "warning":
+      return `${NAME}: ${event.text}`;
+  }
+}
+
+function formatTotals({ messages, bytes, seconds }: Totals): string {
+  return `messages ${messages}, bytes ${bytes}, ${seconds.toFixed(1)} s`;
+}
+
+/** The command line: options to `serve`, events to lines, signals to `shutdown`. */
+export async function main(args: string[]): Promise<number> {
+  const options = parseOptions(args, HELP);
+  const { flags, values } = options;
+  if (flags.has("help") || flags.has("version")) {
+    console.log(flags.has("help") ? HELP : `${NAME} ${VERSION}`);
+    return 0;
+  }
+  const hostname = values.host![0] ?? "127.0.0.1";
+  const port = listenPort(options);
+  const idleSeconds = numberOption(options, "idle", { max: 86_400, whole: false }) ?? 0;
+  const maxConnections = numberOption(options, "max-connections", { min: 1, max: 1e6 }) ?? 4_096;
+  if (flags.has("reuse-port") && Deno.build.os !== "linux") {
+    throw new UsageError("--reuse-port is for Linux only");
+  }
+  const address = formatAddress({ hostname, port });
+  requireNet(address);
+  const output = new LineOutput();
+  const server = serve({
+    hostname,
+    port,
+    idleSeconds,
+    maxConnections,
+    stop: stopWords(options),
+    echo: !flags.has("no-echo"),
+    once: flags.has("once"),
+    reusePort: flags.has("reuse-port"),
+    quiet: flags.has("quiet"),
+    onEvent: (event) => {
+      if (event.event === "warning") console.error(formatEvent(event));
+      else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
+    },
+    onTrace: flags.has("trace") ? (rung) => drawRung("server", rung) : undefined,
+  });
+  // As pledge(2) would have it: accepting and echoing go on, connecting out is impossible.
+  Deno.permissions.revokeSync({ name: "net" });
+  onSignals(server.shutdown);
+  await Promise.race([server.finished, output.failed]);
+  await output.flush();
+  return 0;
+}
+
+// ---- The same in both servers, to the letter: tests/cli_test.ts compares them. ----
+
+const PREVIEW_BYTES = 1_000; // of a sentence are printed; the rest is only counted
+const MAX_WAITING_CHARS = 1_048_576; // of lines wait for a slow stdout; further lines are dropped
+const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that ends
+
+/** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
+class LineOutput {
+  /** Rejects when stdout cannot be written, as when its reader is gone. */
+  readonly failed: Promise<never>;
+  readonly #fail: (error: unknown) => void;
+  #waiting = "";
+  #dropped = 0;
+  #writing: Promise<void> | undefined;
+
+  constructor() {
+    ({ promise: this.failed, reject: this.#fail } = Promise.withResolvers<never>());
+  }
+
+  print(line: string): void {
+    if (this.#waiting.length + line.length < MAX_WAITING_CHARS) this.#waiting += `${line}\n`;
+    else this.#dropped++;
+    this.#writing ??= this.#write().catch(this.#fail);
+  }
+
+  async #write(): Promise<void> {
+    while (this.#waiting !== "") {
+      const dropped = this.#dropped;
+      let bytes = encoder.encode(this.#waiting);
+      this.#waiting = "";
+      this.#dropped = 0;
+      while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
+      if (dropped > 0) {
+        console.error(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
+      }
+    }
+    this.#writing = undefined;
+  }
+
+  /** Waits until the last line is written, but no longer than FLUSH_MS. */
+  async flush(): Promise<void> {
+    const late = new Promise<void>((resolve) => setTimeout(resolve, FLUSH_MS));
+    await Promise.race([this.#writing, late, this.failed]);
+    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
+    if (this.#writing) console.error(`${NAME}: stdout is not read: over ${lost} lines lost`);
+  }
+}
+
+/** What is shown of a sentence of `total` bytes that starts with `bytes`, and how many are not. */
+function previewText(bytes: Uint8Array, total: number): { text: string; more?: number } {
+  if (total <= PREVIEW_BYTES) return { text: decoder.decode(bytes).replace(/\r?\n?$/, "") };
+  let end = PREVIEW_BYTES; // perhaps within a character of two to four bytes: it is left out
+  while (end > PREVIEW_BYTES - 3 && (bytes[end - 1]! & 0xc0) === 0x80) end--;
+  if (bytes[end - 1]! >= 0xc0) end--;
+  return { text: decoder.decode(bytes.subarray(0, end)), more: total - end };
+}
+
+/** The port to listen on. The handout keeps clear of those below 1024. */
+function listenPort(options: Options): number {
+  const port = numberOption(options, "port", { max: 65_535 }) ?? 12_000;
+  if (port === 0 || port >= 1_024) return port;
+  throw new UsageError(
+    `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
+  );
+}
+
+// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+
+const VERSION = "1.0.0";
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+/** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
+// deno-lint-ignore no-control-regex
+const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+/** Wrong use of the command line: one line on stderr, exit code 2. */
+class UsageError extends Error {}
+
+/** A command line: its words, the flags that are set, the values given to each option. */
+type Options = { words: string[]; flags: Set<string>; values: Record<string, string[]> };
+
+/** parseArgs, made strict: it knows what `help` lists, one option a line, and nothing else. */
+function parseOptions(args: string[], help: string): Options {
+  const known = [...help.matchAll(/^ {2}(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/gm)]
+    .map(([, letter, name = "", value, many]) => ({ letter, name, value, many }));
+  const takers = known.filter(({ value }) => value);
+  const flags = known.filter(({ value }) => !value);
+  const unknown: string[] = [];
+  const { _: words, ...given } = parseArgs(args, {
+    string: ["_", ...takers.map(({ name }) => name)],
+    collect: takers.map(({ name }) => name),
+    boolean: flags.map(({ name }) => name),
+    alias: Object.fromEntries(known.flatMap(({ letter, name }) => letter ? [[name, letter]] : [])),
+    unknown: (arg, key) => key === undefined || !unknown.push(arg),
+  });
+  const values = given as Options["values"];
+  for (const { name, value, many } of takers) {
+    const [first, ...more] = values[name]!;
+    if (first === "" || more.includes("")) {
+      throw new UsageError(`--${name} needs a value, ${value}, not ${quote(unknown[0] ?? "")}`);
+    }
+    if (more[0] && !many) {
+      throw new UsageError(`--${name} is given twice: ${values[name]!.map(quote)}`);
+    }
+  }
+  // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.
+  for (const [i, arg] of args.slice(0, [...args, "--"].indexOf("--")).entries()) {
+    const [flag, value = /^(true|false)$/.exec(args[i + 1] ?? "")?.[0]] = arg.split("=");
+    if (
+      value !== undefined && flags.some((o) => flag === `--${o.name}` || flag === `-${o.letter}`)
+    ) {
+      throw new UsageError(`${flag} takes no value, not ${quote(value)}; put words behind "--"`);
+    }
+  }
+  if (!help.includes("[message…]")) unknown.push(...words.map(String));
+  if (unknown[0]) {
+    throw new UsageError(`unexpected ${quote(unknown[0])}; --help lists what is allowed`);
+  }
+  const set = flags.filter(({ name }) => given[name] === true).map(({ name }) => name);
+  return { words: words.map(String), flags: new Set(set), values };
+}
+
+/** The number given to an option, if any. @throws UsageError where it is out of its bounds */
+function numberOption(
+  { values }: Options,
+  name: string,
+  { min = 0, max, whole = true }: { min?: number; max: number; whole?: boolean },
+): number | undefined {
+  const text = values[name]![0];
+  if (text === undefined) return undefined;
+  const value = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
+  if (value >= min && value <= max) return value;
+  const kind = whole ? "a whole number" : "a number";
+  throw new UsageError(`--${name} must be ${kind} from ${min} to ${max}, not ${quote(text)}`);
+}
+
+/** The words that end a conversation. */
+function stopWords({ flags, values: { stop = [] } }: Options): string[] {
+  return flags.has("no-stop") ? [] : stop.length > 0 ? stop : ["stop", "exit"];
+}
+
+/** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
+function escape(text: string): string {
+  return text.replace(UNSAFE, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+}
+
+function quote(text: string): string {
+  return `"${escape(text)}"`;
+}
+
+/** One line of JSON, as safe to see as escaped text. */
+function toJson(value: unknown): string {
+  const hex = (char: string): string => char.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify(value).replace(UNSAFE, (char) => `\\u${hex(char)}`);
+}
+
+/** `127.0.0.1:12000`, `[::1]:12000`. */
+function formatAddress({ hostname, port }: { hostname: string; port: number }): string {
+  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+}
+
+/** What the system says of a failure, to end a sentence with: `connection refused`. */
+function reasonOf(error: unknown): string {
+  const reason = error instanceof Error ? error.message : String(error);
+  return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
+}
+
+/** Asks for net permission, before the first socket call. @throws Error that names the flag */
+function requireNet(...hosts: string[]): void {
+  for (const host of hosts) {
+    if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
+    throw new Error(`no permission to use ${host}. Add --allow-net=${hosts}`);
+  }
+}
+
+/** SIGINT and SIGTERM: the first calls `stop`; the second, or one without `stop`, ends at once. */
+function onSignals(stop?: () => void): void {
+  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // not to be had there
+    Deno.addSignalListener(signal, () => {
+      if (!stop) Deno.exit(code);
+      stop();
+      stop = undefined;
+    });
+  }
+}
+
+/** One socket call, for `--trace`: its handout step, result, and bytes with their way. */
+export type Rung = {
+  step: string;
+  call: string;
+  to?: "client" | "server";
+  peer?: string;
+  bytes?: Uint8Array;
+  note?: string;
+};
+
+/** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
+function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
+  const time = performance.now().toFixed(1).padStart(7);
+  const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
+  const text = bytes && JSON.stringify(decoder.decode(bytes.subarray(0, 12)));
+  const shown = text && escape(text) + (bytes.length > 12 ? "…" : "");
+  const what = [peer, shown, note].filter(Boolean).join(" ");
+  console.error(
+    `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
+  );
+}
+
+/** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
+async function run(main: (args: string[]) => Promise<number>): Promise<never> {
+  try {
+    Deno.exit(await main(Deno.args));
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${reasonOf(error)}`);
+    Deno.exit(error instanceof UsageError ? 2 : 1);
+  }
+}
+
+if (import.meta.main) await run(main);
