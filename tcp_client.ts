@@ -31,6 +31,9 @@ Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
       --stop WORD…         a line after which the server may close (default: stop, exit)
       --no-stop            the server may not close first
       --no-echo            expect no echo (task 1)
+  -c, --count N            probe like ping: send N numbered messages
+  -i, --interval SECONDS   from one probe to the next; 0: once it is back (default 1)
+  -s, --size BYTES         of a probe, 16 to 65507 (default 64)
   -q, --quiet              print no echoes
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
@@ -42,6 +45,7 @@ const READ_BYTES = 65_536;
 const WINDOW_BYTES = 1_048_576; // sent and not yet echoed, at most: kept to compare the echo with
 const WATCH_MS = 100; // between two looks for an echo that is overdue
 const STOP_LINE_BYTES = 1_000; // a longer line is no stop word
+const MAX_PROBE_BYTES = 65_507; // as over UDP
 const RETRY_MS = 100; // between two tries to connect under --wait
 
 /** Options of {@linkcode connect}; their defaults are those of the command line. */
@@ -239,66 +243,316 @@ export async function converse(
   return { sent, echoed, seconds: (performance.now() - start) / 1000 };
 }
 
-/** The command line: arguments, keyboard or pipe to `connect` and `converse`. */
+/** Probes the server like ping. A stream has no messages: each `size` bytes of it are one echo. */
+export async function probe(conn: Deno.TcpConn, options: ProbeOptions = {}): Promise<ProbeBook> {
+  const book = new ProbeBook(options);
+  const { size = 64, onTrace } = options;
+  async function send(payload: Uint8Array): Promise<void> {
+    for (let rest = payload; rest.length > 0;) rest = rest.subarray(await conn.write(rest));
+    onTrace?.({ step: "i", call: `write() = ${size}`, to: "server", bytes: payload });
+  }
+  async function receive(): Promise<void> {
+    const echo = new Uint8Array(size);
+    for (let length = 0, more; (more = await conn.read(echo.subarray(length))) !== null;) {
+      length += more;
+      if (length < size) continue;
+      onTrace?.({ step: "i", call: `read() = ${size}`, to: "client", bytes: echo });
+      book.receive(echo);
+      length = 0;
+    }
+  }
+  // A connection that ends or breaks ends the probe; what did not come back until then is lost.
+  const receiving = receive().catch(() => {}).finally(() => book.end());
+  await Promise.race([book.run(send), receiving]).catch(() => book.end());
+  return book;
+}
+
+/** The command line: arguments, keyboard or pipe to `connect` and `converse`; `--count` to `probe`. */
 export async function main(args: string[]): Promise<number> {
   const options = parseOptions(args, HELP);
-  const { flags, values, words } = options;
-  if (flags.has("help") || flags.has("version")) {
-    console.log(flags.has("help") ? HELP : `${NAME} ${VERSION}`);
-    return 0;
-  }
+  if (showInfo(options)) return 0;
+  const { flags, values } = options;
   const hostname = values.host![0] ?? "127.0.0.1";
   const port = numberOption(options, "port", { min: 1, max: 65_535 }) ?? 12_000;
   const timeoutSeconds =
-    numberOption(options, "timeout", { min: 0.001, max: 86_400, whole: false }) ?? 5;
+    numberOption(options, "timeout", { min: 0.001, max: 3_600, whole: false }) ?? 5;
   const waitSeconds = numberOption(options, "wait", { max: 86_400, whole: false }) ?? 0;
+  const probing = probeOptions(options, MAX_PROBE_BYTES);
   const onTrace = flags.has("trace") ? (rung: Rung): void => drawRung("client", rung) : undefined;
-  requireNet(formatAddress({ hostname, port }));
-  onSignals();
+  const server = formatAddress({ hostname, port });
+  requireNet(server);
+  if (!probing) onSignals();
   const conn = await connect({ hostname, port, timeoutSeconds, waitSeconds, onTrace });
-  const typing = words.length === 0 && Deno.stdin.isTerminal();
-  const input = words.length > 0
-    ? ReadableStream.from(words.map((word) => encoder.encode(`${word}\n`)))
-    : Deno.stdin.readable;
-  const print = flags.has("json") ? printJson : Deno.stdout.isTerminal() ? printText : printBytes;
-  let prompted = false;
-  const output = new WritableStream<Uint8Array>({
-    write: async (bytes) => {
-      prompted = false;
-      if (!flags.has("quiet")) await print(bytes);
-    },
-  });
-  function onReady(): void {
-    if (typing) Deno.stderr.writeSync(encoder.encode("> "));
-    prompted = typing;
-  }
-  const echo = !flags.has("no-echo");
-  const stop = stopWords(options);
+  const { input, output, prompt, end } = openDialog(options, "");
   try {
-    await converse(conn, input, output, { echo, stop, timeoutSeconds, onReady, onTrace });
+    if (probing) {
+      const common = { ...probing, timeoutSeconds, ...(onTrace && { onTrace }) };
+      return await showProbe(options, server, (more) => probe(conn, { ...common, ...more }));
+    }
+    const echo = !flags.has("no-echo");
+    const stop = stopWords(options);
+    await converse(conn, input, output, { echo, stop, timeoutSeconds, onReady: prompt, onTrace });
     return 0;
   } finally {
-    if (prompted) console.error();
+    end();
     conn.close(); // Step 1c.ii
     onTrace?.({ step: "ii", call: "close()" });
   }
 }
 
-async function printBytes(bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) rest = rest.subarray(await Deno.stdout.write(rest));
+// ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
+
+const MIN_PROBE_BYTES = 16; // 7 hex digits for the run, 8 for the number, and a line end
+const MAX_PROBES = 1_000_000; // whose times are kept, for exact percentiles
+const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
+const BAR_COLUMNS = 40; // of the longest bar of a histogram
+
+/** How to probe; the defaults are those of the command line. */
+export type ProbeOptions = {
+  count?: number; // probes, at most 1,000,000; default 4
+  intervalSeconds?: number; // from one to the next; 0: once the echo is back, or 100 a second
+  size?: number; // bytes of each, 16 at least
+  timeoutSeconds?: number; // to wait for the last echoes
+  signal?: AbortSignal; // ends the probe
+  onEcho?: (echo: ProbeEcho) => void;
+  onProgress?: (book: ProbeBook) => void; // after each probe and each echo
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+/** One echo, as `--json` prints it. */
+export type ProbeEcho = { event: "echo"; seq: number; bytes: number; rtt_ms: number };
+/** Round trips in ms: mdev is the standard deviation, as in ping; percentiles by nearest rank. */
+export type RoundTrips = Record<"min" | "avg" | "max" | "mdev" | "p50" | "p90" | "p99", number>;
+/** What became of the probes. */
+export type ProbeCounts = Record<
+  "sent" | "echoed" | "lost" | "duplicated" | "reordered" | "corrupt",
+  number
+>;
+
+/** The book that a probe keeps: what was sent when, and what came back. */
+export class ProbeBook {
+  /** Round trips in ms, in order of arrival. */
+  readonly times: number[] = [];
+  readonly #size: number;
+  readonly #run = crypto.getRandomValues(new Uint32Array(1))[0]! & 0xfffffff;
+  readonly #sentAt: number[] = []; // ms, by number, from 1
+  readonly #echoed = new Set<number>();
+  readonly #damaged = new Set<number>();
+  #counts = { duplicated: 0, reordered: 0, corrupt: 0 };
+  #latest = 0;
+  #ended = false;
+  #wake = (): void => {};
+
+  /** A book for probes of `size` bytes. */
+  constructor(readonly options: ProbeOptions) {
+    this.#size = options.size ?? 64;
+    options.signal?.addEventListener("abort", () => this.end(), { once: true });
+  }
+
+  /** Probe number `seq`: unlike any other, and one line for a server that prints it. */
+  payload(seq: number): Uint8Array {
+    const header = hex(this.#run, 7) + hex(seq, 8);
+    return encoder.encode(`${header.padEnd(this.#size - 1, ".")}\n`);
+  }
+
+  /** Sends all probes in their time, then waits for the last echoes. */
+  async run(send: (payload: Uint8Array) => Promise<void>): Promise<void> {
+    const { count = 4, intervalSeconds = 1, timeoutSeconds = 5 } = this.options;
+    const start = performance.now();
+    const allBack = (): boolean =>
+      this.#echoed.size + this.#damaged.size >= this.#sentAt.length - 1;
+    for (let seq = 1; seq <= count && !this.#ended; seq++) {
+      const payload = this.payload(seq);
+      this.#sentAt[seq] = performance.now();
+      await send(payload);
+      this.options.onProgress?.(this);
+      if (seq === count) break;
+      if (intervalSeconds === 0) await this.#wait(performance.now() + FLOOD_MS, allBack);
+      else await this.#wait(start + seq * intervalSeconds * 1000, () => false);
+    }
+    await this.#wait(performance.now() + timeoutSeconds * 1000, allBack);
+  }
+
+  async #wait(until: number, done: () => boolean): Promise<void> {
+    for (let now; !done() && !this.#ended && (now = performance.now()) < until;) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wake = resolve;
+      const timer = setTimeout(resolve, until - now);
+      await promise;
+      clearTimeout(timer);
+    }
+  }
+
+  /** Takes what came back: an echo, one more of the same, one overtaken, or other bytes. */
+  receive(bytes: Uint8Array): void {
+    const now = performance.now();
+    const seq = parseInt(decoder.decode(bytes.subarray(7, 15)), 16);
+    const sentAt = this.#sentAt[seq];
+    if (sentAt === undefined || !sameBytes(bytes, this.payload(seq))) {
+      this.#counts.corrupt++;
+      if (sentAt !== undefined) this.#damaged.add(seq);
+    } else if (this.#echoed.has(seq)) this.#counts.duplicated++;
+    else {
+      this.#echoed.add(seq);
+      this.#damaged.delete(seq);
+      this.times.push(now - sentAt);
+      if (seq < this.#latest) this.#counts.reordered++;
+      else this.#latest = seq;
+      const rtt_ms = round(now - sentAt);
+      this.options.onEcho?.({ event: "echo", seq, bytes: bytes.length, rtt_ms });
+    }
+    this.options.onProgress?.(this);
+    this.#wake();
+  }
+
+  /** Ends the probe before its time. */
+  end(): void {
+    this.#ended = true;
+    this.#wake();
+  }
+
+  /** The counts so far. Lost is what did not come back, not even damaged. */
+  counts(): ProbeCounts {
+    const sent = Math.max(this.#sentAt.length - 1, 0);
+    const echoed = this.#echoed.size;
+    return { sent, echoed, lost: sent - echoed - this.#damaged.size, ...this.#counts };
+  }
 }
 
-const terminalDecoder = new TextDecoder("utf-8", { ignoreBOM: true });
-
-/** For a terminal: nothing that a server sends may steer it. */
-function printText(bytes: Uint8Array): Promise<void> {
-  const text = terminalDecoder.decode(bytes, { stream: true });
-  return printBytes(encoder.encode(text.split("\n").map(escape).join("\n")));
+/** The figures of some round trips in ms; none of no round trip. */
+export function roundTrips(times: number[]): RoundTrips | undefined {
+  if (times.length === 0) return undefined;
+  const sorted = times.toSorted((a, b) => a - b);
+  const mean = (values: number[]): number => values.reduce((a, b) => a + b) / values.length;
+  const rank = (share: number): number => sorted[Math.ceil(share * sorted.length) - 1]!;
+  const avg = mean(times);
+  const mdev = Math.sqrt(mean(times.map((time) => (time - avg) ** 2)));
+  const [min, max, p50, p90, p99] = [sorted[0]!, sorted.at(-1)!, rank(0.5), rank(0.9), rank(0.99)];
+  const figures = Object.entries({ min, avg, max, mdev, p50, p90, p99 });
+  return Object.fromEntries(figures.map(([name, ms]) => [name, round(ms)])) as RoundTrips;
 }
 
-function printJson(bytes: Uint8Array): Promise<void> {
-  const event = { event: "echo", bytes: bytes.length, text: decoder.decode(bytes) };
-  return printBytes(encoder.encode(`${toJson(event)}\n`));
+/** What a probe found, for people or as JSON. */
+function formatSummary(book: ProbeBook, json: boolean): string {
+  const counts = book.counts();
+  const rtt = roundTrips(book.times);
+  if (json) return `${toJson({ event: "summary", ...counts, ...(rtt && { rtt_ms: rtt }) })}\n`;
+  const text = Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
+  if (!rtt) return `${text}\n`;
+  const { min, avg, max, mdev, p50, p90, p99 } = rtt;
+  return `${text}
+rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms, p50/p90/p99 = ${p50}/${p90}/${p99} ms
+`;
+}
+
+/** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 … */
+function histogram(times: number[]): string {
+  const edges = [-2, -1, 0, 1, 2, 3].flatMap((power) => [2, 5, 10].map((n) => n * 10 ** power)); // ms
+  const counts = edges.map(() => 0);
+  for (const time of times) counts[Math.max(0, edges.findIndex((edge) => time <= edge))]!++;
+  const [first, last] = [counts.findIndex(Boolean), counts.findLastIndex(Boolean)];
+  const label = (ms: number): string =>
+    ms < 1 ? `${round(ms * 1000)} µs` : ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
+  return edges.map((edge, i) => {
+    const bar = "█".repeat(Math.ceil(counts[i]! / Math.max(...counts) * BAR_COLUMNS));
+    return `  to ${label(edge).padStart(6)} ${String(counts[i]).padStart(7)} ${bar}\n`;
+  }).slice(first, last + 1).join("");
+}
+
+/** The options of `--count` and what goes with it; nothing without it. */
+function probeOptions(options: Options, maxBytes: number): ProbeOptions | undefined {
+  const count = numberOption(options, "count", { min: 1, max: MAX_PROBES });
+  const intervalSeconds = numberOption(options, "interval", { max: 3_600, whole: false }) ?? 1;
+  const size = numberOption(options, "size", { min: MIN_PROBE_BYTES, max: maxBytes }) ?? 64;
+  return count === undefined ? undefined : { count, intervalSeconds, size };
+}
+
+/** Shows a probe as it runs, then what it found; the first SIGINT ends it. Returns the exit code. */
+async function showProbe(
+  { flags }: Options,
+  server: string,
+  probe: (options: ProbeOptions) => Promise<ProbeBook>,
+): Promise<number> {
+  const json = flags.has("json");
+  const interrupt = new AbortController();
+  onSignals(() => interrupt.abort());
+  const status = (text: string): void => {
+    if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${text}`));
+  };
+  const book = await probe({
+    signal: interrupt.signal,
+    onEcho: (echo) => {
+      if (flags.has("quiet")) return;
+      status("");
+      const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${echo.rtt_ms} ms`;
+      Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
+    },
+    onProgress: (book) => {
+      const { sent, echoed, lost } = book.counts();
+      status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
+    },
+  });
+  status("");
+  const drawing = json ? "" : histogram(book.times);
+  Deno.stdout.writeSync(encoder.encode(formatSummary(book, json) + drawing));
+  const { sent, echoed } = book.counts();
+  return echoed === sent ? 0 : 1;
+}
+
+/** Where sentences come from: the arguments, the keyboard or a pipe. And where echoes go. */
+type Dialog = {
+  input: ReadableStream<Uint8Array>;
+  output: WritableStream<Uint8Array>;
+  prompt: () => void;
+  end: () => void; // leaves a prompt that nobody answered
+};
+
+/** The dialog that a command line asks for; each echo on stdout ends with `ending`. */
+function openDialog({ words, flags }: Options, ending: string): Dialog {
+  const typing = words.length === 0 && Deno.stdin.isTerminal();
+  const partial = new TextDecoder("utf-8", { ignoreBOM: true });
+  let prompted = false;
+  function show(echo: Uint8Array): Uint8Array {
+    if (flags.has("json")) {
+      const event = { event: "echo", bytes: echo.length, text: decoder.decode(echo) };
+      return encoder.encode(`${toJson(event)}\n`);
+    }
+    const line = ending === "" ? echo : new Uint8Array([...echo, ...encoder.encode(ending)]);
+    if (!Deno.stdout.isTerminal()) return line; // byte-exact
+    const text = partial.decode(line, { stream: true });
+    return encoder.encode(text.split("\n").map(escape).join("\n"));
+  }
+  return {
+    input: words.length > 0
+      ? ReadableStream.from(words.map((word) => encoder.encode(`${word}\n`)))
+      : Deno.stdin.readable,
+    output: new WritableStream({
+      async write(echo): Promise<void> {
+        prompted = false;
+        let rest = flags.has("quiet") ? new Uint8Array() : show(echo);
+        while (rest.length > 0) rest = rest.subarray(await Deno.stdout.write(rest));
+      },
+    }),
+    prompt: () => {
+      if (typing) Deno.stderr.writeSync(encoder.encode("> "));
+      prompted = typing;
+    },
+    end: () => {
+      if (prompted) console.error();
+    },
+  };
+}
+
+function hex(number: number, digits: number): string {
+  return number.toString(16).padStart(digits, "0");
+}
+
+/** To the microsecond. */
+function round(ms: number): number {
+  return Math.round(ms * 1000) / 1000;
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
@@ -442,6 +696,14 @@ function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note
   console.error(
     `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
   );
+}
+
+/** Prints what `--help` or `--version` ask for; tells whether they did. */
+function showInfo({ flags }: Options): boolean {
+  if (flags.has("help")) console.log(HELP.trimEnd());
+  else if (flags.has("version")) console.log(`${NAME} ${VERSION}`);
+  else return false;
+  return true;
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */

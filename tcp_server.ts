@@ -339,11 +339,8 @@ function formatTotals({ messages, bytes, seconds }: Totals): string {
 /** The command line: options to `serve`, events to lines, signals to `shutdown`. */
 export async function main(args: string[]): Promise<number> {
   const options = parseOptions(args, HELP);
+  if (showInfo(options)) return 0;
   const { flags, values } = options;
-  if (flags.has("help") || flags.has("version")) {
-    console.log(flags.has("help") ? HELP : `${NAME} ${VERSION}`);
-    return 0;
-  }
   const hostname = values.host![0] ?? "127.0.0.1";
   const port = listenPort(options);
   const idleSeconds = numberOption(options, "idle", { max: 86_400, whole: false }) ?? 0;
@@ -585,6 +582,14 @@ function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note
   console.error(
     `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
   );
+}
+
+/** Prints what `--help` or `--version` ask for; tells whether they did. */
+function showInfo({ flags }: Options): boolean {
+  if (flags.has("help")) console.log(HELP.trimEnd());
+  else if (flags.has("version")) console.log(`${NAME} ${VERSION}`);
+  else return false;
+  return true;
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */

@@ -1,0 +1,802 @@
+#!/usr/bin/env -S deno run --unstable-net --allow-net=127.0.0.1:0,127.0.0.1:12000
+/**
+ * UDP echo client: sends each sentence in one datagram, resends it until its echo comes (RFC 6298),
+ * and prints the echo. Sentences come from the arguments, the keyboard or a pipe. It is the client of
+ * the lab's task 4; "Step 1a" to "Step 1c.ii" in the comments are the handout's steps of a client, of
+ * which UDP has no connect.
+ *
+ * ```sh
+ * deno run --unstable-net --allow-net=127.0.0.1:0,127.0.0.1:12000 udp_client.ts hello
+ * ncat -lu 12000 -k --exec /bin/cat # an independent server to try it with
+ * ```
+ *
+ * Exit codes: 0 every message was echoed intact; 1 something failed, was lost or differed; 2 wrong
+ * use; 130 SIGINT; 143 SIGTERM.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+
+const NAME = "udp_client";
+const HELP = `UDP echo client: sends sentences, resends what is lost, and checks the echoes.
+
+Usage: deno run --unstable-net --allow-net=LOCAL:0,HOST:PORT udp_client.ts [options] [message…]
+
+Without a message it reads the keyboard or a pipe, one datagram a line.
+
+  -H, --host HOST          name or address of the server (default 127.0.0.1)
+  -p, --port PORT          1 to 65535 (default 12000)
+      --timeout SECONDS    for the first echo; then it follows the round trips (default 1)
+      --retries N          of one datagram; 0: never send one again (default 3)
+      --stop WORD…         a sentence that ends the conversation (default: stop, exit)
+      --no-stop            no sentence ends it
+      --no-echo            expect no echo (task 1)
+  -c, --count N            probe like ping: send N numbered datagrams, never again
+  -i, --interval SECONDS   from one probe to the next; 0: once it is back (default 1)
+  -s, --size BYTES         of a probe, 16 to 65507 (default 64)
+  -q, --quiet              print no echoes
+      --json               print one JSON object a line
+      --trace              draw each socket call on stderr
+  -h, --help               print this
+  -V, --version            print the version
+`;
+
+const MAX_DATAGRAM_BYTES = 65_507; // 65,535 less the IP and UDP headers
+const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
+const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
+const NEWLINE = 0x0a;
+const LATE_PAYLOADS = 16; // whose late echoes are told from wrong ones
+
+/** Where a socket sends to, and whom it believes. */
+export type OpenOptions = {
+  hostname?: string;
+  port?: number;
+  timeoutSeconds?: number; // the first RTO
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+
+/** How to ask. */
+export type RequestOptions = { retries?: number };
+
+/** Options of {@linkcode converse}; their defaults are those of the command line. */
+export type ConverseOptions = RequestOptions & {
+  echo?: boolean;
+  stop?: string[]; // sentences that end the conversation
+  onReady?: () => void; // before each sentence: time for a prompt
+  onLost?: (what: string) => void; // of a sentence that was never answered
+};
+
+/** What a conversation moved, in sentences. */
+export type Conversation = { sent: number; echoed: number; lost: number };
+
+/** No echo came, however often the datagram was sent. */
+export class NoAnswerError extends Error {}
+
+/** The retransmission timer of RFC 6298; times in ms. */
+export class RetransmissionTimer {
+  /** How long to wait for an echo now. */
+  rto: number;
+  readonly #min: number;
+  #srtt = NaN;
+  #rttvar = NaN;
+
+  /** Starts with the first wait, before any round trip is known. */
+  constructor(firstRto: number) {
+    this.rto = firstRto;
+    this.#min = Math.min(MIN_RTO_MS, firstRto);
+  }
+
+  /** A round trip of a datagram sent once: of one sent twice nobody knows which came back (Karn). */
+  sample(rtt: number): void {
+    if (Number.isNaN(this.#srtt)) [this.#srtt, this.#rttvar] = [rtt, rtt / 2];
+    else {
+      this.#rttvar += (Math.abs(this.#srtt - rtt) - this.#rttvar) / 4;
+      this.#srtt += (rtt - this.#srtt) / 8;
+    }
+    this.rto = Math.min(Math.max(this.#srtt + 4 * this.#rttvar, this.#min), MAX_RTO_MS);
+  }
+
+  /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */
+  backOff(): void {
+    this.rto = Math.min(this.rto * 2, MAX_RTO_MS);
+  }
+}
+
+/** A UDP socket for one server. What others send to it is counted, not believed. */
+export class EchoSocket {
+  /** What came and was no echo: from strangers, late or once more, with other bytes. */
+  readonly ignored = { strangers: 0, late: 0, different: 0 };
+  /** How long an echo may take. */
+  readonly timer: RetransmissionTimer;
+  /** Payloads that were sent before, whose echoes are late by now. */
+  readonly earlier: Uint8Array[] = [];
+  /** Called with each datagram from the server. */
+  onDatagram: (bytes: Uint8Array) => void = () => {};
+  #closed = false;
+
+  /** See {@linkcode open}. */
+  constructor(
+    readonly conn: Deno.DatagramConn,
+    readonly server: Deno.NetAddr,
+    readonly options: OpenOptions,
+  ) {
+    this.timer = new RetransmissionTimer((options.timeoutSeconds ?? 1) * 1000);
+    this.#receive();
+  }
+
+  /** One loop for good: a receive that lost a race with a timer would swallow the next datagram. */
+  async #receive(): Promise<void> {
+    const buffer = new Uint8Array(MAX_DATAGRAM_BYTES);
+    while (!this.#closed) {
+      try {
+        const [bytes, from] = await this.conn.receive(buffer);
+        const peer = formatAddress(from as Deno.NetAddr);
+        const call = `receive() = ${bytes.length}`;
+        this.options.onTrace?.({ step: "i", call, to: "client", peer, bytes });
+        if (peer === formatAddress(this.server)) this.onDatagram(bytes);
+        else this.ignored.strangers++;
+      } catch {
+        // Closed; or, on Windows, word of a closed port, which the timer finds out as well.
+      }
+    }
+  }
+
+  /** Step 1c.i: one datagram. */
+  async send(bytes: Uint8Array): Promise<void> {
+    const peer = formatAddress(this.server);
+    this.options.onTrace?.({ step: "i", call: `send(${bytes.length})`, to: "server", peer, bytes });
+    try {
+      await this.conn.send(bytes, this.server);
+    } catch (cause) {
+      throw new Error(`cannot send to ${peer}: ${reasonOf(cause)}`, { cause });
+    }
+  }
+
+  /** Step 1c.ii. */
+  close(): void {
+    this.#closed = true;
+    this.conn.close();
+    this.options.onTrace?.({ step: "ii", call: "close()" });
+  }
+}
+
+/** Step 1a: the address of a host, found once; a send to a name would look it up each time. */
+export async function resolve(hostname: string): Promise<string> {
+  if (/^[\d.]+$|:/.test(hostname)) return hostname;
+  const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
+  try {
+    return (await lookup(hostname)).address;
+  } catch (cause) {
+    throw new Error(`cannot find the address of ${quote(hostname)}: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+/** Where to bind for a server: on this machine only, if it is here. */
+function localHost(server: string): string {
+  if (server.includes(":")) return server === "::1" ? server : "::";
+  return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
+}
+
+/**
+ * Steps 1a and 1b: creates a socket to talk to one server with. No connection is made.
+ * @throws Error that names the address and the reason
+ */
+export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
+  const { hostname = "127.0.0.1", port = 12_000, onTrace } = options;
+  const server: Deno.NetAddr = { transport: "udp", hostname: await resolve(hostname), port };
+  const local = { hostname: localHost(server.hostname), port: 0 };
+  try {
+    const conn = Deno.listenDatagram({ transport: "udp", ...local });
+    onTrace?.({
+      step: "b",
+      call: "listenDatagram()",
+      note: formatAddress(conn.addr as Deno.NetAddr),
+    });
+    return new EchoSocket(conn, server, options);
+  } catch (cause) {
+    throw new Error(`cannot open a socket at ${formatAddress(local)}: ${reasonOf(cause)}`, {
+      cause,
+    });
+  }
+}
+
+/**
+ * Sends one datagram, again and again, until its echo comes (UNP 22.5).
+ * @throws NoAnswerError when no try was answered with the same bytes
+ */
+export async function request(
+  socket: EchoSocket,
+  payload: Uint8Array,
+  { retries = 3 }: RequestOptions = {},
+): Promise<{ tries: number; ms: number }> {
+  const { timer, earlier } = socket;
+  const echoed = Promise.withResolvers<true>();
+  socket.onDatagram = (bytes) => {
+    if (sameBytes(bytes, payload)) echoed.resolve(true);
+    else if (earlier.some((old) => sameBytes(bytes, old))) socket.ignored.late++;
+    else socket.ignored.different++;
+  };
+  const start = performance.now();
+  try {
+    for (let tries = 1; tries <= retries + 1; tries++) {
+      const sentAt = performance.now();
+      await socket.send(payload);
+      if (await within(timer.rto, echoed.promise)) {
+        const ms = performance.now() - sentAt;
+        if (tries === 1) timer.sample(ms);
+        return { tries, ms };
+      }
+      timer.backOff();
+    }
+  } finally {
+    socket.onDatagram = () => socket.ignored.late++;
+    earlier.push(payload);
+    if (earlier.length > LATE_PAYLOADS) earlier.shift();
+  }
+  const tries = retries === 0 ? "1 try" : `${retries + 1} tries`;
+  const seconds = Number(((performance.now() - start) / 1000).toPrecision(2));
+  throw new NoAnswerError(
+    `no answer from ${formatAddress(socket.server)} after ${tries} in ${seconds} s`,
+  );
+}
+
+/** What `promise` resolves to; nothing if it takes longer than `ms`. */
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
+  const late = Promise.withResolvers<undefined>();
+  const timer = setTimeout(() => late.resolve(undefined), ms);
+  try {
+    return await Promise.race([promise, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * Sends the lines of `input`, each once the one before it was echoed, and writes each
+ * echo to `output`. A stop word ends it.
+ *
+ * @throws NoAnswerError if the server never answered; a later loss is told to `onLost`
+ */
+export async function converse(
+  socket: EchoSocket,
+  input: ReadableStream<Uint8Array>,
+  output: WritableStream<Uint8Array>,
+  options: ConverseOptions = {},
+): Promise<Conversation> {
+  const { echo = true, stop = ["stop", "exit"], onReady, onLost } = options;
+  const writer = output.getWriter();
+  const counts = { sent: 0, echoed: 0, lost: 0 };
+  onReady?.();
+  for await (const sentence of sentencesOf(input)) {
+    counts.sent++;
+    try {
+      if (echo) {
+        await request(socket, sentence, options);
+        counts.echoed++;
+        await writer.write(sentence);
+      } else await socket.send(sentence);
+    } catch (error) {
+      if (!(error instanceof NoAnswerError) || counts.echoed === 0) throw error;
+      counts.lost++;
+      onLost?.(`sentence ${counts.sent} is lost: ${error.message}`);
+    }
+    if (stop.includes(decoder.decode(sentence).trim())) break;
+    onReady?.();
+  }
+  return counts;
+}
+
+/** The lines of `input`, without their ends. @throws Error for one that fits in no datagram */
+async function* sentencesOf(input: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const line = new Uint8Array(MAX_DATAGRAM_BYTES);
+  let length = 0;
+  function add(bytes: Uint8Array): void {
+    const room = Math.max(MAX_DATAGRAM_BYTES - length, 0);
+    line.set(bytes.subarray(0, room), MAX_DATAGRAM_BYTES - room);
+    length += bytes.length;
+  }
+  function take(): Uint8Array {
+    if (length > MAX_DATAGRAM_BYTES) {
+      throw new Error(
+        `a sentence of ${length} bytes is refused: a datagram holds ${MAX_DATAGRAM_BYTES} at most`,
+      );
+    }
+    const sentence = line.slice(0, length);
+    length = 0;
+    return sentence;
+  }
+  for await (const chunk of input) {
+    let start = 0;
+    for (let end; (end = chunk.indexOf(NEWLINE, start)) >= 0; start = end + 1) {
+      add(chunk.subarray(start, end));
+      yield take();
+    }
+    add(chunk.subarray(start));
+  }
+  if (length > 0) yield take();
+}
+
+/** Probes the server like ping; a datagram that is lost stays lost. */
+export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Promise<ProbeBook> {
+  const book = new ProbeBook({ timeoutSeconds: 1, ...options });
+  socket.onDatagram = (bytes) => book.receive(bytes);
+  await book.run((payload) => socket.send(payload));
+  return book;
+}
+
+/** The command line: arguments, keyboard or pipe to `open` and `converse`, or `--count` to `probe`. */
+export async function main(args: string[]): Promise<number> {
+  const options = parseOptions(args, HELP);
+  if (showInfo(options)) return 0;
+  const { flags, values } = options;
+  const name = values.host![0] ?? "127.0.0.1";
+  const port = numberOption(options, "port", { min: 1, max: 65_535 }) ?? 12_000;
+  const timeoutSeconds =
+    numberOption(options, "timeout", { min: 0.001, max: 3_600, whole: false }) ?? 1;
+  const retries = numberOption(options, "retries", { max: 1_000 }) ?? 3;
+  const probing = probeOptions(options, MAX_DATAGRAM_BYTES);
+  const onTrace = flags.has("trace") ? (rung: Rung): void => drawRung("client", rung) : undefined;
+  const hostname = await resolve(name);
+  const server = formatAddress({ hostname, port });
+  requireNet(formatAddress({ hostname: localHost(hostname), port: 0 }), server);
+  const socket = await open({ hostname, port, timeoutSeconds, onTrace });
+  try {
+    if (probing) {
+      return await showProbe(
+        options,
+        server,
+        (more) => probe(socket, { ...probing, timeoutSeconds, ...more }),
+      );
+    }
+    onSignals();
+    const { input, output, prompt, end } = openDialog(options, "\n");
+    const echo = !flags.has("no-echo");
+    const stop = stopWords(options);
+    try {
+      const { lost } = await converse(socket, input, output, {
+        echo,
+        stop,
+        retries,
+        onReady: prompt,
+        onLost: warn,
+      });
+      return lost === 0 ? 0 : 1;
+    } finally {
+      end();
+    }
+  } catch (error) {
+    if (error instanceof NoAnswerError) {
+      throw new Error(`${error.message}; is udp_server.ts running there?`, { cause: error });
+    }
+    throw error;
+  } finally {
+    socket.close();
+    const odd = Object.entries(socket.ignored).filter(([, count]) => count > 0);
+    if (odd.length > 0) {
+      warn(`ignored datagrams: ${odd.map(([why, count]) => `${count} ${why}`).join(", ")}`);
+    }
+  }
+}
+
+function warn(text: string): void {
+  console.error(`${NAME}: ${text}`);
+}
+
+// ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
+
+const MIN_PROBE_BYTES = 16; // 7 hex digits for the run, 8 for the number, and a line end
+const MAX_PROBES = 1_000_000; // whose times are kept, for exact percentiles
+const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
+const BAR_COLUMNS = 40; // of the longest bar of a histogram
+
+/** How to probe; the defaults are those of the command line. */
+export type ProbeOptions = {
+  count?: number; // probes, at most 1,000,000; default 4
+  intervalSeconds?: number; // from one to the next; 0: once the echo is back, or 100 a second
+  size?: number; // bytes of each, 16 at least
+  timeoutSeconds?: number; // to wait for the last echoes
+  signal?: AbortSignal; // ends the probe
+  onEcho?: (echo: ProbeEcho) => void;
+  onProgress?: (book: ProbeBook) => void; // after each probe and each echo
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+/** One echo, as `--json` prints it. */
+export type ProbeEcho = { event: "echo"; seq: number; bytes: number; rtt_ms: number };
+/** Round trips in ms: mdev is the standard deviation, as in ping; percentiles by nearest rank. */
+export type RoundTrips = Record<"min" | "avg" | "max" | "mdev" | "p50" | "p90" | "p99", number>;
+/** What became of the probes. */
+export type ProbeCounts = Record<
+  "sent" | "echoed" | "lost" | "duplicated" | "reordered" | "corrupt",
+  number
+>;
+
+/** The book that a probe keeps: what was sent when, and what came back. */
+export class ProbeBook {
+  /** Round trips in ms, in order of arrival. */
+  readonly times: number[] = [];
+  readonly #size: number;
+  readonly #run = crypto.getRandomValues(new Uint32Array(1))[0]! & 0xfffffff;
+  readonly #sentAt: number[] = []; // ms, by number, from 1
+  readonly #echoed = new Set<number>();
+  readonly #damaged = new Set<number>();
+  #counts = { duplicated: 0, reordered: 0, corrupt: 0 };
+  #latest = 0;
+  #ended = false;
+  #wake = (): void => {};
+
+  /** A book for probes of `size` bytes. */
+  constructor(readonly options: ProbeOptions) {
+    this.#size = options.size ?? 64;
+    options.signal?.addEventListener("abort", () => this.end(), { once: true });
+  }
+
+  /** Probe number `seq`: unlike any other, and one line for a server that prints it. */
+  payload(seq: number): Uint8Array {
+    const header = hex(this.#run, 7) + hex(seq, 8);
+    return encoder.encode(`${header.padEnd(this.#size - 1, ".")}\n`);
+  }
+
+  /** Sends all probes in their time, then waits for the last echoes. */
+  async run(send: (payload: Uint8Array) => Promise<void>): Promise<void> {
+    const { count = 4, intervalSeconds = 1, timeoutSeconds = 5 } = this.options;
+    const start = performance.now();
+    const allBack = (): boolean =>
+      this.#echoed.size + this.#damaged.size >= this.#sentAt.length - 1;
+    for (let seq = 1; seq <= count && !this.#ended; seq++) {
+      const payload = this.payload(seq);
+      this.#sentAt[seq] = performance.now();
+      await send(payload);
+      this.options.onProgress?.(this);
+      if (seq === count) break;
+      if (intervalSeconds === 0) await this.#wait(performance.now() + FLOOD_MS, allBack);
+      else await this.#wait(start + seq * intervalSeconds * 1000, () => false);
+    }
+    await this.#wait(performance.now() + timeoutSeconds * 1000, allBack);
+  }
+
+  async #wait(until: number, done: () => boolean): Promise<void> {
+    for (let now; !done() && !this.#ended && (now = performance.now()) < until;) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wake = resolve;
+      const timer = setTimeout(resolve, until - now);
+      await promise;
+      clearTimeout(timer);
+    }
+  }
+
+  /** Takes what came back: an echo, one more of the same, one overtaken, or other bytes. */
+  receive(bytes: Uint8Array): void {
+    const now = performance.now();
+    const seq = parseInt(decoder.decode(bytes.subarray(7, 15)), 16);
+    const sentAt = this.#sentAt[seq];
+    if (sentAt === undefined || !sameBytes(bytes, this.payload(seq))) {
+      this.#counts.corrupt++;
+      if (sentAt !== undefined) this.#damaged.add(seq);
+    } else if (this.#echoed.has(seq)) this.#counts.duplicated++;
+    else {
+      this.#echoed.add(seq);
+      this.#damaged.delete(seq);
+      this.times.push(now - sentAt);
+      if (seq < this.#latest) this.#counts.reordered++;
+      else this.#latest = seq;
+      const rtt_ms = round(now - sentAt);
+      this.options.onEcho?.({ event: "echo", seq, bytes: bytes.length, rtt_ms });
+    }
+    this.options.onProgress?.(this);
+    this.#wake();
+  }
+
+  /** Ends the probe before its time. */
+  end(): void {
+    this.#ended = true;
+    this.#wake();
+  }
+
+  /** The counts so far. Lost is what did not come back, not even damaged. */
+  counts(): ProbeCounts {
+    const sent = Math.max(this.#sentAt.length - 1, 0);
+    const echoed = this.#echoed.size;
+    return { sent, echoed, lost: sent - echoed - this.#damaged.size, ...this.#counts };
+  }
+}
+
+/** The figures of some round trips in ms; none of no round trip. */
+export function roundTrips(times: number[]): RoundTrips | undefined {
+  if (times.length === 0) return undefined;
+  const sorted = times.toSorted((a, b) => a - b);
+  const mean = (values: number[]): number => values.reduce((a, b) => a + b) / values.length;
+  const rank = (share: number): number => sorted[Math.ceil(share * sorted.length) - 1]!;
+  const avg = mean(times);
+  const mdev = Math.sqrt(mean(times.map((time) => (time - avg) ** 2)));
+  const [min, max, p50, p90, p99] = [sorted[0]!, sorted.at(-1)!, rank(0.5), rank(0.9), rank(0.99)];
+  const figures = Object.entries({ min, avg, max, mdev, p50, p90, p99 });
+  return Object.fromEntries(figures.map(([name, ms]) => [name, round(ms)])) as RoundTrips;
+}
+
+/** What a probe found, for people or as JSON. */
+function formatSummary(book: ProbeBook, json: boolean): string {
+  const counts = book.counts();
+  const rtt = roundTrips(book.times);
+  if (json) return `${toJson({ event: "summary", ...counts, ...(rtt && { rtt_ms: rtt }) })}\n`;
+  const text = Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
+  if (!rtt) return `${text}\n`;
+  const { min, avg, max, mdev, p50, p90, p99 } = rtt;
+  return `${text}
+rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms, p50/p90/p99 = ${p50}/${p90}/${p99} ms
+`;
+}
+
+/** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 … */
+function histogram(times: number[]): string {
+  const edges = [-2, -1, 0, 1, 2, 3].flatMap((power) => [2, 5, 10].map((n) => n * 10 ** power)); // ms
+  const counts = edges.map(() => 0);
+  for (const time of times) counts[Math.max(0, edges.findIndex((edge) => time <= edge))]!++;
+  const [first, last] = [counts.findIndex(Boolean), counts.findLastIndex(Boolean)];
+  const label = (ms: number): string =>
+    ms < 1 ? `${round(ms * 1000)} µs` : ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
+  return edges.map((edge, i) => {
+    const bar = "█".repeat(Math.ceil(counts[i]! / Math.max(...counts) * BAR_COLUMNS));
+    return `  to ${label(edge).padStart(6)} ${String(counts[i]).padStart(7)} ${bar}\n`;
+  }).slice(first, last + 1).join("");
+}
+
+/** The options of `--count` and what goes with it; nothing without it. */
+function probeOptions(options: Options, maxBytes: number): ProbeOptions | undefined {
+  const count = numberOption(options, "count", { min: 1, max: MAX_PROBES });
+  const intervalSeconds = numberOption(options, "interval", { max: 3_600, whole: false }) ?? 1;
+  const size = numberOption(options, "size", { min: MIN_PROBE_BYTES, max: maxBytes }) ?? 64;
+  return count === undefined ? undefined : { count, intervalSeconds, size };
+}
+
+/** Shows a probe as it runs, then what it found; the first SIGINT ends it. Returns the exit code. */
+async function showProbe(
+  { flags }: Options,
+  server: string,
+  probe: (options: ProbeOptions) => Promise<ProbeBook>,
+): Promise<number> {
+  const json = flags.has("json");
+  const interrupt = new AbortController();
+  onSignals(() => interrupt.abort());
+  const status = (text: string): void => {
+    if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${text}`));
+  };
+  const book = await probe({
+    signal: interrupt.signal,
+    onEcho: (echo) => {
+      if (flags.has("quiet")) return;
+      status("");
+      const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${echo.rtt_ms} ms`;
+      Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
+    },
+    onProgress: (book) => {
+      const { sent, echoed, lost } = book.counts();
+      status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
+    },
+  });
+  status("");
+  const drawing = json ? "" : histogram(book.times);
+  Deno.stdout.writeSync(encoder.encode(formatSummary(book, json) + drawing));
+  const { sent, echoed } = book.counts();
+  return echoed === sent ? 0 : 1;
+}
+
+/** Where sentences come from: the arguments, the keyboard or a pipe. And where echoes go. */
+type Dialog = {
+  input: ReadableStream<Uint8Array>;
+  output: WritableStream<Uint8Array>;
+  prompt: () => void;
+  end: () => void; // leaves a prompt that nobody answered
+};
+
+/** The dialog that a command line asks for; each echo on stdout ends with `ending`. */
+function openDialog({ words, flags }: Options, ending: string): Dialog {
+  const typing = words.length === 0 && Deno.stdin.isTerminal();
+  const partial = new TextDecoder("utf-8", { ignoreBOM: true });
+  let prompted = false;
+  function show(echo: Uint8Array): Uint8Array {
+    if (flags.has("json")) {
+      const event = { event: "echo", bytes: echo.length, text: decoder.decode(echo) };
+      return encoder.encode(`${toJson(event)}\n`);
+    }
+    const line = ending === "" ? echo : new Uint8Array([...echo, ...encoder.encode(ending)]);
+    if (!Deno.stdout.isTerminal()) return line; // byte-exact
+    const text = partial.decode(line, { stream: true });
+    return encoder.encode(text.split("\n").map(escape).join("\n"));
+  }
+  return {
+    input: words.length > 0
+      ? ReadableStream.from(words.map((word) => encoder.encode(`${word}\n`)))
+      : Deno.stdin.readable,
+    output: new WritableStream({
+      async write(echo): Promise<void> {
+        prompted = false;
+        let rest = flags.has("quiet") ? new Uint8Array() : show(echo);
+        while (rest.length > 0) rest = rest.subarray(await Deno.stdout.write(rest));
+      },
+    }),
+    prompt: () => {
+      if (typing) Deno.stderr.writeSync(encoder.encode("> "));
+      prompted = typing;
+    },
+    end: () => {
+      if (prompted) console.error();
+    },
+  };
+}
+
+function hex(number: number, digits: number): string {
+  return number.toString(16).padStart(digits, "0");
+}
+
+/** To the microsecond. */
+function round(ms: number): number {
+  return Math.round(ms * 1000) / 1000;
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+}
+
+// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+
+const VERSION = "1.0.0";
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+/** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
+// deno-lint-ignore no-control-regex
+const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+/** Wrong use of the command line: one line on stderr, exit code 2. */
+class UsageError extends Error {}
+
+/** A command line: its words, the flags that are set, the values given to each option. */
+type Options = { words: string[]; flags: Set<string>; values: Record<string, string[]> };
+
+/** parseArgs, made strict: it knows what `help` lists, one option a line, and nothing else. */
+function parseOptions(args: string[], help: string): Options {
+  const known = [...help.matchAll(/^ {2}(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/gm)]
+    .map(([, letter, name = "", value, many]) => ({ letter, name, value, many }));
+  const takers = known.filter(({ value }) => value);
+  const flags = known.filter(({ value }) => !value);
+  const unknown: string[] = [];
+  const { _: words, ...given } = parseArgs(args, {
+    string: ["_", ...takers.map(({ name }) => name)],
+    collect: takers.map(({ name }) => name),
+    boolean: flags.map(({ name }) => name),
+    alias: Object.fromEntries(known.flatMap(({ letter, name }) => letter ? [[name, letter]] : [])),
+    unknown: (arg, key) => key === undefined || !unknown.push(arg),
+  });
+  const values = given as Options["values"];
+  for (const { name, value, many } of takers) {
+    const [first, ...more] = values[name]!;
+    if (first === "" || more.includes("")) {
+      throw new UsageError(`--${name} needs a value, ${value}, not ${quote(unknown[0] ?? "")}`);
+    }
+    if (more[0] && !many) {
+      throw new UsageError(`--${name} is given twice: ${values[name]!.map(quote)}`);
+    }
+  }
+  // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.
+  for (const [i, arg] of args.slice(0, [...args, "--"].indexOf("--")).entries()) {
+    const [flag, value = /^(true|false)$/.exec(args[i + 1] ?? "")?.[0]] = arg.split("=");
+    if (
+      value !== undefined && flags.some((o) => flag === `--${o.name}` || flag === `-${o.letter}`)
+    ) {
+      throw new UsageError(`${flag} takes no value, not ${quote(value)}; put words behind "--"`);
+    }
+  }
+  if (!help.includes("[message…]")) unknown.push(...words.map(String));
+  if (unknown[0]) {
+    throw new UsageError(`unexpected ${quote(unknown[0])}; --help lists what is allowed`);
+  }
+  const set = flags.filter(({ name }) => given[name] === true).map(({ name }) => name);
+  return { words: words.map(String), flags: new Set(set), values };
+}
+
+/** The number given to an option, if any. @throws UsageError where it is out of its bounds */
+function numberOption(
+  { values }: Options,
+  name: string,
+  { min = 0, max, whole = true }: { min?: number; max: number; whole?: boolean },
+): number | undefined {
+  const text = values[name]![0];
+  if (text === undefined) return undefined;
+  const value = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
+  if (value >= min && value <= max) return value;
+  const kind = whole ? "a whole number" : "a number";
+  throw new UsageError(`--${name} must be ${kind} from ${min} to ${max}, not ${quote(text)}`);
+}
+
+/** The words that end a conversation. */
+function stopWords({ flags, values: { stop = [] } }: Options): string[] {
+  return flags.has("no-stop") ? [] : stop.length > 0 ? stop : ["stop", "exit"];
+}
+
+/** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
+function escape(text: string): string {
+  return text.replace(UNSAFE, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+}
+
+function quote(text: string): string {
+  return `"${escape(text)}"`;
+}
+
+/** One line of JSON, as safe to see as escaped text. */
+function toJson(value: unknown): string {
+  const hex = (char: string): string => char.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify(value).replace(UNSAFE, (char) => `\\u${hex(char)}`);
+}
+
+/** `127.0.0.1:12000`, `[::1]:12000`. */
+function formatAddress({ hostname, port }: { hostname: string; port: number }): string {
+  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+}
+
+/** What the system says of a failure, to end a sentence with: `connection refused`. */
+function reasonOf(error: unknown): string {
+  const reason = error instanceof Error ? error.message : String(error);
+  return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
+}
+
+/** Asks for net permission, before the first socket call. @throws Error that names the flag */
+function requireNet(...hosts: string[]): void {
+  for (const host of hosts) {
+    if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
+    throw new Error(`no permission to use ${host}. Add --allow-net=${hosts}`);
+  }
+}
+
+/** SIGINT and SIGTERM: the first calls `stop`; the second, or one without `stop`, ends at once. */
+function onSignals(stop?: () => void): void {
+  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // not to be had there
+    Deno.addSignalListener(signal, () => {
+      if (!stop) Deno.exit(code);
+      stop();
+      stop = undefined;
+    });
+  }
+}
+
+/** One socket call, for `--trace`: its handout step, result, and bytes with their way. */
+export type Rung = {
+  step: string;
+  call: string;
+  to?: "client" | "server";
+  peer?: string;
+  bytes?: Uint8Array;
+  note?: string;
+};
+
+/** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
+function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
+  const time = performance.now().toFixed(1).padStart(7);
+  const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
+  const text = bytes && JSON.stringify(decoder.decode(bytes.subarray(0, 12)));
+  const shown = text && escape(text) + (bytes.length > 12 ? "…" : "");
+  const what = [peer, shown, note].filter(Boolean).join(" ");
+  console.error(
+    `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
+  );
+}
+
+/** Prints what `--help` or `--version` ask for; tells whether they did. */
+function showInfo({ flags }: Options): boolean {
+  if (flags.has("help")) console.log(HELP.trimEnd());
+  else if (flags.has("version")) console.log(`${NAME} ${VERSION}`);
+  else return false;
+  return true;
+}
+
+/** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
+async function run(main: (args: string[]) => Promise<number>): Promise<never> {
+  try {
+    Deno.exit(await main(Deno.args));
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${reasonOf(error)}`);
+    Deno.exit(error instanceof UsageError ? 2 : 1);
+  }
+}
+
+if (import.meta.main) await run(main);

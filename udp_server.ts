@@ -1,0 +1,594 @@
+#!/usr/bin/env -S deno run --unstable-net --allow-net=127.0.0.1
+/**
+ * UDP echo server: prints each datagram and sends it back whole to where it came from (RFC 862). It
+ * is the server of the lab's task 4; "Step 1" to "Step 6" in the comments are the handout's steps of
+ * a server, of which UDP has no 3 and 4: nobody connects. With `--drop`, `--duplicate` and `--delay`
+ * it is also the lossy network of a pinger lab.
+ *
+ * ```sh
+ * deno run --unstable-net --allow-net=127.0.0.1 udp_server.ts
+ * echo hello | socat -t1 - UDP:127.0.0.1:12000 # an independent client to try it with
+ * ```
+ *
+ * Exit codes: 0 orderly stop; 1 failure; 2 wrong use; 130 or 143 a second SIGINT or SIGTERM.
+ *
+ * @module
+ */
+
+import { parseArgs } from "@std/cli/parse-args";
+
+const NAME = "udp_server";
+const HELP = `UDP echo server: prints each datagram and sends it back.
+
+Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
+
+  -H, --host HOST          address to receive on (default 127.0.0.1)
+  -p, --port PORT          1024 to 65535, or 0 for any free port (default 12000)
+      --stop WORD…         a datagram that ends its peer's session (default: stop, exit)
+      --no-stop            no datagram is a command: plain RFC 862
+      --no-echo            print only (task 1)
+      --once               end after the first peer that stops
+      --rate N             replies a second to one peer; 0: no limit (default 0)
+      --drop P             leave out replies, with probability 0 to 1
+      --duplicate P        send replies twice, with probability 0 to 1
+      --delay MS           hold each reply for a random time up to MS, so that some overtake others
+      --seed N             of these faults: the same seed, the same faults
+  -q, --quiet              print no sentences and sessions
+      --json               print one JSON object a line
+      --trace              draw each socket call on stderr
+  -h, --help               print this
+  -V, --version            print the version
+`;
+
+const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
+const MAX_SESSIONS = 10_000; // peers that are remembered; then the oldest is forgotten
+const MAX_HELD_BYTES = 16_777_216; // of replies held by --delay; more are dropped
+const MAX_RUN = 65_536; // identical datagrams from one peer: the last of them is not answered
+const MAX_DUPLICATED_RUN = 1_024; // identical ones that --duplicate may double: a loop would swell
+const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
+const RECEIVE_RETRY_MS = 100; // after a receive that failed
+
+/** What happens at the server, as `--json` prints it. */
+export type ServerEvent =
+  | { event: "listening"; transport: "udp"; hostname: string; port: number }
+  | { event: "message"; peer: string; bytes: number; text: string; more?: number }
+  | { event: "close"; peer: string; reason: "stop" } & Totals
+  | { event: "shutdown"; unanswered: number } & Totals
+  | { event: "warning"; text: string };
+/** Datagrams and bytes received, in how many seconds. */
+export type Totals = { messages: number; bytes: number; seconds: number };
+
+/** Options of {@linkcode serve}; their defaults are those of the command line. */
+export type ServeOptions = {
+  hostname?: string;
+  port?: number;
+  stop?: string[]; // datagrams that end their peer's session
+  echo?: boolean;
+  once?: boolean;
+  rate?: number; // replies a second to one peer
+  drop?: number; // probability
+  duplicate?: number; // probability
+  delayMs?: number;
+  seed?: number;
+  quiet?: boolean; // no events of sentences and sessions
+  signal?: AbortSignal; // shuts the server down
+  onEvent?: (event: ServerEvent) => void;
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+
+/** A running server, shaped like `Deno.HttpServer`. */
+export type EchoServer = AsyncDisposable & {
+  addr: Deno.NetAddr;
+  finished: Promise<void>; // when the socket is closed
+  shutdown(): Promise<void>; // sends what is held, then closes
+};
+
+/** What is remembered of a peer: UDP has no connection that would. */
+interface Session {
+  messages: number;
+  bytes: number;
+  start: number; // ms
+  hash: number; // of its last datagram
+  run: number; // of datagrams identical to that one
+  second: number; // the one that `replies` counts
+  replies: number;
+}
+
+/** Starts a UDP echo server. @throws Error naming the address; its cause is of `listenDatagram` */
+export function serve(options: ServeOptions = {}): EchoServer {
+  const { hostname = "127.0.0.1", port = 12_000, echo = true, once, rate = 0, quiet } = options;
+  const { drop = 0, duplicate = 0, delayMs = 0, onEvent = () => {}, onTrace } = options;
+  const stop = new Set(options.stop ?? ["stop", "exit"]);
+  const random = randomFrom(options.seed ?? 0);
+
+  // Steps 1 and 2: one call creates the socket and binds it to the address.
+  const socket = listen({ hostname, port });
+  const addr = socket.addr as Deno.NetAddr;
+  onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
+  const started = performance.now();
+  const sessions = new Map<string, Session>();
+  const held = new Set<() => Promise<void>>(); // what releases each delayed reply
+  const warned = new Set<string>();
+  const totals = { messages: 0, bytes: 0, unanswered: 0 };
+  let heldBytes = 0;
+  let stopping = false;
+  let answering = Promise.resolve();
+
+  /** Step 5: one loop, since parallel receives finish in the wrong order; no failure ends it. */
+  async function receiveDatagrams(): Promise<void> {
+    const buffer = new Uint8Array(BUFFER_BYTES);
+    while (!stopping) {
+      try {
+        const [datagram, peer] = await socket.receive(buffer);
+        answering = answer(datagram, peer as Deno.NetAddr);
+        await answering; // the datagram is a view of the buffer
+      } catch (error) {
+        if (stopping) break;
+        warn("receive", `cannot receive: ${reasonOf(error)}`);
+        await new Promise((resolve) => setTimeout(resolve, RECEIVE_RETRY_MS));
+      }
+    }
+  }
+
+  async function answer(datagram: Uint8Array, to: Deno.NetAddr): Promise<void> {
+    const peer = formatAddress(to);
+    const { length } = datagram;
+    onTrace?.({ step: "5", call: `receive() = ${length}`, to: "server", peer, bytes: datagram });
+    const session = sessions.get(peer) ?? welcome(to, peer);
+    if (!session) return;
+    session.messages++;
+    session.bytes += length;
+    totals.messages++;
+    totals.bytes += length;
+    const shown = !quiet || stop.size > 0 && length <= PREVIEW_BYTES;
+    const preview = shown ? previewText(datagram, length) : { text: "" };
+    if (!quiet) onEvent({ event: "message", peer, bytes: length, ...preview });
+    if (echo && !isLoop(session, datagram, peer) && !isTooFast(session, peer)) {
+      await reply(datagram, to, session.run);
+    }
+    if (stop.has(preview.text.trim())) endSession(peer, session);
+  }
+
+  /** A session for a new peer; none where the answer would go astray, whoever forged its address. */
+  function welcome(to: Deno.NetAddr, peer: string): Session | undefined {
+    const refusal = refusalOf(to, addr.port);
+    if (refusal) return leaveUnanswered(refusal, peer);
+    if (Deno.permissions.querySync({ name: "net", host: peer }).state !== "granted") {
+      return leaveUnanswered(`no permission, --allow-net=${to.hostname}`, peer);
+    }
+    const now = performance.now();
+    const session = { messages: 0, bytes: 0, start: now, hash: NaN, run: 0, second: 0, replies: 0 };
+    if (sessions.size >= MAX_SESSIONS) sessions.delete(sessions.keys().next().value!);
+    sessions.set(peer, session);
+    return session;
+  }
+
+  /** Counts it, and says so once for each reason, not once for each datagram. */
+  function leaveUnanswered(why: string, peer: string): undefined {
+    totals.unanswered++;
+    warn(why, `not answering ${peer}: ${why}; the like is only counted from now on`);
+  }
+
+  function warn(kind: string, text: string): void {
+    if (!warned.has(kind)) onEvent({ event: "warning", text });
+    warned.add(kind);
+  }
+
+  /**
+   * A datagram forged to come from another echo server would go to and fro for ever (CERT
+   * CA-1996-01, CVE-2024-2169). Each of its rounds is the same, so one left out now and then ends it.
+   */
+  function isLoop(session: Session, datagram: Uint8Array, peer: string): boolean {
+    const hash = hashOf(datagram);
+    session.run = hash === session.hash ? session.run + 1 : 1;
+    session.hash = hash;
+    if (session.run < MAX_RUN) return false;
+    session.run = 0;
+    leaveUnanswered(`one of ${MAX_RUN} identical datagrams`, peer);
+    return true;
+  }
+
+  function isTooFast(session: Session, peer: string): boolean {
+    if (rate === 0) return false;
+    const second = Math.floor(performance.now() / 1000);
+    session.replies = second === session.second ? session.replies + 1 : 1;
+    session.second = second;
+    if (session.replies <= rate) return false;
+    leaveUnanswered(`over --rate ${rate}`, peer);
+    return true;
+  }
+
+  /** Sends the reply, over the network that `--drop`, `--duplicate` and `--delay` make of loopback. */
+  async function reply(datagram: Uint8Array, to: Deno.NetAddr, run: number): Promise<void> {
+    if (drop === 0 && duplicate === 0 && delayMs === 0) return await send(datagram, to);
+    const [dropped, doubled] = [random() < drop, random() < duplicate];
+    const delays = [random() * delayMs, random() * delayMs]; // drawn always: the seed decides alone
+    const peer = formatAddress(to);
+    if (dropped) onTrace?.({ step: "5", call: "--drop", peer, bytes: datagram });
+    else {for (const delay of delays.slice(0, doubled && run < MAX_DUPLICATED_RUN ? 2 : 1)) {
+        if (delayMs === 0) await send(datagram, to);
+        else hold(datagram.slice(), to, delay);
+      }}
+  }
+
+  function hold(datagram: Uint8Array, to: Deno.NetAddr, delay: number): void {
+    if (heldBytes + datagram.length > MAX_HELD_BYTES) {
+      return leaveUnanswered("too many are delayed", formatAddress(to));
+    }
+    heldBytes += datagram.length;
+    async function release(): Promise<void> {
+      clearTimeout(timer);
+      held.delete(release);
+      heldBytes -= datagram.length;
+      await send(datagram, to);
+    }
+    const timer = setTimeout(release, delay);
+    held.add(release);
+  }
+
+  /** No send that fails ends the server. */
+  async function send(datagram: Uint8Array, to: Deno.NetAddr): Promise<void> {
+    const peer = formatAddress(to);
+    try {
+      const size = await socket.send(datagram, to);
+      onTrace?.({ step: "5", call: `send() = ${size}`, to: "client", peer, bytes: datagram });
+    } catch (error) {
+      leaveUnanswered(`cannot send: ${reasonOf(error)}`, peer);
+    }
+  }
+
+  function endSession(peer: string, { messages, bytes, start }: Session): void {
+    sessions.delete(peer);
+    const seconds = (performance.now() - start) / 1000;
+    if (!quiet) onEvent({ event: "close", peer, reason: "stop", messages, bytes, seconds });
+    if (once) shutdown();
+  }
+
+  async function close(): Promise<void> {
+    await answering;
+    await Promise.all([...held].map((release) => release()));
+    socket.close(); // Step 6
+    onTrace?.({ step: "6", call: "close()", note: formatAddress(addr) });
+  }
+
+  function shutdown(): Promise<void> {
+    if (!stopping) close();
+    stopping = true;
+    return finished;
+  }
+
+  async function run(): Promise<void> {
+    await receiveDatagrams();
+    onEvent({ event: "shutdown", ...totals, seconds: (performance.now() - started) / 1000 });
+  }
+
+  onEvent({ event: "listening", ...addr, transport: "udp" });
+  options.signal?.addEventListener("abort", shutdown, { once: true });
+  const finished = run();
+  return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+}
+
+function listen(options: { hostname: string; port: number }): Deno.DatagramConn {
+  try {
+    return Deno.listenDatagram({ transport: "udp", ...options });
+  } catch (cause) {
+    throw new Error(`cannot receive on ${formatAddress(options)}: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+/** Why a peer is never answered: its address is no client's, so somebody forged it. */
+function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | undefined {
+  const host = hostname.replace(/^::ffff:/, "");
+  if (port === 0) return "source port 0";
+  if (port < 1_024 || port === NFS_PORT) return "the source port is a service's";
+  if (port === ownPort) return "the source port is this server's own";
+  if (/^(0|22[4-9]|23\d)\.|^255\.255\.255\.255$|^ff/.test(host)) {
+    return "a multicast or broadcast source";
+  }
+}
+
+/** FNV-1a over the 32-bit words of a datagram, and the bytes behind them. */
+function hashOf(datagram: Uint8Array): number {
+  const words = new Uint32Array(datagram.buffer, datagram.byteOffset, datagram.length >> 2);
+  let hash = datagram.length ^ 0x811c9dc5;
+  for (const word of words) hash = Math.imul(hash ^ word, 0x01000193);
+  for (const byte of datagram.subarray(words.byteLength)) hash = Math.imul(hash ^ byte, 0x01000193);
+  return hash;
+}
+
+/** Numbers from 0 to 1 that a seed decides (mulberry32). */
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let bits = Math.imul(state ^ (state >>> 15), state | 1);
+    bits = (bits + Math.imul(bits ^ (bits >>> 7), bits | 61)) ^ bits;
+    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** An event as a line for people. Only what a peer said stands behind brackets. */
+function formatEvent(event: ServerEvent): string {
+  switch (event.event) {
+    case "listening":
+      return `listening on udp ${formatAddress(event)}`;
+    case "message":
+      return `[${event.peer}] ${escape(event.text)}${event.more ? `… +${event.more} bytes` : ""}`;
+    case "close":
+      return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
+    case "shutdown":
+      return `stopped: ${formatTotals(event)}, not answered ${event.unanswered}`;
+    case "warning":
+      return `${NAME}: ${event.text}`;
+  }
+}
+
+function formatTotals({ messages, bytes, seconds }: Totals): string {
+  return `messages ${messages}, bytes ${bytes}, ${seconds.toFixed(1)} s`;
+}
+
+/** The command line: options to `serve`, events to lines, signals to `shutdown`. */
+export async function main(args: string[]): Promise<number> {
+  const options = parseOptions(args, HELP);
+  if (showInfo(options)) return 0;
+  const { flags, values } = options;
+  const hostname = values.host![0] ?? "127.0.0.1";
+  const port = listenPort(options);
+  const seed = numberOption(options, "seed", { max: 2 ** 32 - 1 });
+  const serveOptions = {
+    hostname,
+    port,
+    rate: numberOption(options, "rate", { max: 1_000_000 }) ?? 0,
+    drop: numberOption(options, "drop", { max: 1, whole: false }) ?? 0,
+    duplicate: numberOption(options, "duplicate", { max: 1, whole: false }) ?? 0,
+    delayMs: numberOption(options, "delay", { max: 60_000, whole: false }) ?? 0,
+    seed: seed ?? Math.floor(Math.random() * 2 ** 32),
+    stop: stopWords(options),
+    echo: !flags.has("no-echo"),
+    once: flags.has("once"),
+    quiet: flags.has("quiet"),
+  };
+  requireNet(hostname.includes(":") ? `[${hostname}]` : hostname); // without a port: replies go to any port
+  const output = new LineOutput();
+  const server = serve({
+    ...serveOptions,
+    onEvent: (event) => {
+      if (event.event === "warning") console.error(formatEvent(event));
+      else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
+    },
+    onTrace: flags.has("trace") ? (rung) => drawRung("server", rung) : undefined,
+  });
+  onSignals(server.shutdown);
+  await Promise.race([server.finished, output.failed]);
+  await output.flush();
+  return 0;
+}
+
+// ---- The same in both servers, to the letter: tests/cli_test.ts compares them. ----
+
+const PREVIEW_BYTES = 1_000; // of a sentence are printed; the rest is only counted
+const MAX_WAITING_CHARS = 1_048_576; // of lines wait for a slow stdout; further lines are dropped
+const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that ends
+
+/** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
+class LineOutput {
+  /** Rejects when stdout cannot be written, as when its reader is gone. */
+  readonly failed: Promise<never>;
+  readonly #fail: (error: unknown) => void;
+  #waiting = "";
+  #dropped = 0;
+  #writing: Promise<void> | undefined;
+
+  constructor() {
+    ({ promise: this.failed, reject: this.#fail } = Promise.withResolvers<never>());
+  }
+
+  print(line: string): void {
+    if (this.#waiting.length + line.length < MAX_WAITING_CHARS) this.#waiting += `${line}\n`;
+    else this.#dropped++;
+    this.#writing ??= this.#write().catch(this.#fail);
+  }
+
+  async #write(): Promise<void> {
+    while (this.#waiting !== "") {
+      const dropped = this.#dropped;
+      let bytes = encoder.encode(this.#waiting);
+      this.#waiting = "";
+      this.#dropped = 0;
+      while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
+      if (dropped > 0) {
+        console.error(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
+      }
+    }
+    this.#writing = undefined;
+  }
+
+  /** Waits until the last line is written, but no longer than FLUSH_MS. */
+  async flush(): Promise<void> {
+    const late = new Promise<void>((resolve) => setTimeout(resolve, FLUSH_MS));
+    await Promise.race([this.#writing, late, this.failed]);
+    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
+    if (this.#writing) console.error(`${NAME}: stdout is not read: over ${lost} lines lost`);
+  }
+}
+
+/** What is shown of a sentence of `total` bytes that starts with `bytes`, and how many are not. */
+function previewText(bytes: Uint8Array, total: number): { text: string; more?: number } {
+  if (total <= PREVIEW_BYTES) return { text: decoder.decode(bytes).replace(/\r?\n?$/, "") };
+  let end = PREVIEW_BYTES; // perhaps within a character of two to four bytes: it is left out
+  while (end > PREVIEW_BYTES - 3 && (bytes[end - 1]! & 0xc0) === 0x80) end--;
+  if (bytes[end - 1]! >= 0xc0) end--;
+  return { text: decoder.decode(bytes.subarray(0, end)), more: total - end };
+}
+
+/** The port to listen on. The handout keeps clear of those below 1024. */
+function listenPort(options: Options): number {
+  const port = numberOption(options, "port", { max: 65_535 }) ?? 12_000;
+  if (port === 0 || port >= 1_024) return port;
+  throw new UsageError(
+    `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
+  );
+}
+
+// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+
+const VERSION = "1.0.0";
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+/** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
+// deno-lint-ignore no-control-regex
+const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+/** Wrong use of the command line: one line on stderr, exit code 2. */
+class UsageError extends Error {}
+
+/** A command line: its words, the flags that are set, the values given to each option. */
+type Options = { words: string[]; flags: Set<string>; values: Record<string, string[]> };
+
+/** parseArgs, made strict: it knows what `help` lists, one option a line, and nothing else. */
+function parseOptions(args: string[], help: string): Options {
+  const known = [...help.matchAll(/^ {2}(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/gm)]
+    .map(([, letter, name = "", value, many]) => ({ letter, name, value, many }));
+  const takers = known.filter(({ value }) => value);
+  const flags = known.filter(({ value }) => !value);
+  const unknown: string[] = [];
+  const { _: words, ...given } = parseArgs(args, {
+    string: ["_", ...takers.map(({ name }) => name)],
+    collect: takers.map(({ name }) => name),
+    boolean: flags.map(({ name }) => name),
+    alias: Object.fromEntries(known.flatMap(({ letter, name }) => letter ? [[name, letter]] : [])),
+    unknown: (arg, key) => key === undefined || !unknown.push(arg),
+  });
+  const values = given as Options["values"];
+  for (const { name, value, many } of takers) {
+    const [first, ...more] = values[name]!;
+    if (first === "" || more.includes("")) {
+      throw new UsageError(`--${name} needs a value, ${value}, not ${quote(unknown[0] ?? "")}`);
+    }
+    if (more[0] && !many) {
+      throw new UsageError(`--${name} is given twice: ${values[name]!.map(quote)}`);
+    }
+  }
+  // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.
+  for (const [i, arg] of args.slice(0, [...args, "--"].indexOf("--")).entries()) {
+    const [flag, value = /^(true|false)$/.exec(args[i + 1] ?? "")?.[0]] = arg.split("=");
+    if (
+      value !== undefined && flags.some((o) => flag === `--${o.name}` || flag === `-${o.letter}`)
+    ) {
+      throw new UsageError(`${flag} takes no value, not ${quote(value)}; put words behind "--"`);
+    }
+  }
+  if (!help.includes("[message…]")) unknown.push(...words.map(String));
+  if (unknown[0]) {
+    throw new UsageError(`unexpected ${quote(unknown[0])}; --help lists what is allowed`);
+  }
+  const set = flags.filter(({ name }) => given[name] === true).map(({ name }) => name);
+  return { words: words.map(String), flags: new Set(set), values };
+}
+
+/** The number given to an option, if any. @throws UsageError where it is out of its bounds */
+function numberOption(
+  { values }: Options,
+  name: string,
+  { min = 0, max, whole = true }: { min?: number; max: number; whole?: boolean },
+): number | undefined {
+  const text = values[name]![0];
+  if (text === undefined) return undefined;
+  const value = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
+  if (value >= min && value <= max) return value;
+  const kind = whole ? "a whole number" : "a number";
+  throw new UsageError(`--${name} must be ${kind} from ${min} to ${max}, not ${quote(text)}`);
+}
+
+/** The words that end a conversation. */
+function stopWords({ flags, values: { stop = [] } }: Options): string[] {
+  return flags.has("no-stop") ? [] : stop.length > 0 ? stop : ["stop", "exit"];
+}
+
+/** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
+function escape(text: string): string {
+  return text.replace(UNSAFE, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+}
+
+function quote(text: string): string {
+  return `"${escape(text)}"`;
+}
+
+/** One line of JSON, as safe to see as escaped text. */
+function toJson(value: unknown): string {
+  const hex = (char: string): string => char.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify(value).replace(UNSAFE, (char) => `\\u${hex(char)}`);
+}
+
+/** `127.0.0.1:12000`, `[::1]:12000`. */
+function formatAddress({ hostname, port }: { hostname: string; port: number }): string {
+  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+}
+
+/** What the system says of a failure, to end a sentence with: `connection refused`. */
+function reasonOf(error: unknown): string {
+  const reason = error instanceof Error ? error.message : String(error);
+  return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
+}
+
+/** Asks for net permission, before the first socket call. @throws Error that names the flag */
+function requireNet(...hosts: string[]): void {
+  for (const host of hosts) {
+    if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
+    throw new Error(`no permission to use ${host}. Add --allow-net=${hosts}`);
+  }
+}
+
+/** SIGINT and SIGTERM: the first calls `stop`; the second, or one without `stop`, ends at once. */
+function onSignals(stop?: () => void): void {
+  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // not to be had there
+    Deno.addSignalListener(signal, () => {
+      if (!stop) Deno.exit(code);
+      stop();
+      stop = undefined;
+    });
+  }
+}
+
+/** One socket call, for `--trace`: its handout step, result, and bytes with their way. */
+export type Rung = {
+  step: string;
+  call: string;
+  to?: "client" | "server";
+  peer?: string;
+  bytes?: Uint8Array;
+  note?: string;
+};
+
+/** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
+function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
+  const time = performance.now().toFixed(1).padStart(7);
+  const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
+  const text = bytes && JSON.stringify(decoder.decode(bytes.subarray(0, 12)));
+  const shown = text && escape(text) + (bytes.length > 12 ? "…" : "");
+  const what = [peer, shown, note].filter(Boolean).join(" ");
+  console.error(
+    `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
+  );
+}
+
+/** Prints what `--help` or `--version` ask for; tells whether they did. */
+function showInfo({ flags }: Options): boolean {
+  if (flags.has("help")) console.log(HELP.trimEnd());
+  else if (flags.has("version")) console.log(`${NAME} ${VERSION}`);
+  else return false;
+  return true;
+}
+
+/** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
+async function run(main: (args: string[]) => Promise<number>): Promise<never> {
+  try {
+    Deno.exit(await main(Deno.args));
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${reasonOf(error)}`);
+    Deno.exit(error instanceof UsageError ? 2 : 1);
+  }
+}
+
+if (import.meta.main) await run(main);
