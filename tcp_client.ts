@@ -94,13 +94,10 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
     } catch (cause) {
       const refused = cause instanceof Deno.errors.ConnectionRefused;
       if (!refused || performance.now() >= giveUpAt) {
-        const reason = cause instanceof DOMException
-          ? `no answer in ${timeoutSeconds} s`
-          : reasonOf(cause);
-        const hint = refused
-          ? `. Start the server first: deno run --allow-net=${address} tcp_server.ts`
-          : "";
-        throw new Error(`cannot connect to ${address}: ${reason}${hint}`, { cause });
+        const hint = `Start the server first: deno run --allow-net=${address} tcp_server.ts`;
+        const late = cause instanceof DOMException; // the signal's
+        const why = late ? new Error(`no answer within ${timeoutSeconds} s`, { cause }) : cause;
+        throw cannot(`connect to ${address}`, why, refused ? `. ${hint}` : "");
       }
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
@@ -164,10 +161,10 @@ export async function converse(
   /** A write may take fewer bytes than it is given (UNP 3.9). */
   async function write(bytes: Uint8Array): Promise<void> {
     for (let rest = bytes; rest.length > 0;) {
-      const size = await checked(conn.write(rest));
-      onTrace?.({ step: "i", call: `write() = ${size}`, to: "server", bytes: rest });
-      rest = rest.subarray(size);
-      movedAt = sentAt = performance.now();
+      onTrace?.({ step: "i", call: `write(${rest.length})`, to: "server", bytes: rest });
+      sentAt = performance.now();
+      rest = rest.subarray(await checked(conn.write(rest)));
+      movedAt = performance.now();
     }
   }
 
@@ -248,8 +245,8 @@ export async function probe(conn: Deno.TcpConn, options: ProbeOptions = {}): Pro
   const book = new ProbeBook(options);
   const { size = 64, onTrace } = options;
   async function send(payload: Uint8Array): Promise<void> {
+    onTrace?.({ step: "i", call: `write(${size})`, to: "server", bytes: payload });
     for (let rest = payload; rest.length > 0;) rest = rest.subarray(await conn.write(rest));
-    onTrace?.({ step: "i", call: `write() = ${size}`, to: "server", bytes: payload });
   }
   async function receive(): Promise<void> {
     const echo = new Uint8Array(size);
@@ -656,6 +653,11 @@ function reasonOf(error: unknown): string {
   return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
 }
 
+/** An error that says what could not be done and why, and keeps its cause. */
+function cannot(what: string, cause: unknown, hint = ""): Error {
+  return new Error(`cannot ${what}: ${reasonOf(cause)}${hint}`, { cause });
+}
+
 /** Asks for net permission, before the first socket call. @throws Error that names the flag */
 function requireNet(...hosts: string[]): void {
   for (const host of hosts) {
@@ -690,8 +692,8 @@ export type Rung = {
 function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
   const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
-  const text = bytes && JSON.stringify(decoder.decode(bytes.subarray(0, 12)));
-  const shown = text && escape(text) + (bytes.length > 12 ? "…" : "");
+  const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
+  const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   console.error(
     `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),

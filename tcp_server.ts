@@ -44,7 +44,7 @@ const QUIET_MS = 100; // of silence: nothing more is on its way to a server that
 const GRACE_MS = 5_000; // for a peer to take its last echoes and close, before it is cut off
 const ACCEPT_RETRY_MS = 100; // when out of descriptors; retrying at once takes a whole core
 const NEWLINE = 0x0a;
-const DEFAULT_STOP = ["stop", "exit"];
+const NO_BYTES = new Uint8Array();
 
 /** What happens at the server, as `--json` prints it. `bytes` are received; `more` are not shown. */
 export type ServerEvent =
@@ -102,7 +102,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = "127.0.0.1", port = 12_000, reusePort = false, once = false } = options;
   const { echo = true, idleSeconds = 0, maxConnections = 4_096, quiet = false } = options;
   const { onEvent = () => {}, onTrace } = options;
-  const stopWords = new Set(options.stop ?? DEFAULT_STOP);
+  const stopWords = new Set(options.stop ?? ["stop", "exit"]);
 
   // Steps 1 to 3: in Deno one call creates the socket, binds it to the address, and listens.
   const listener = listen({ hostname, port, reusePort });
@@ -124,8 +124,8 @@ export function serve(options: ServeOptions = {}): EchoServer {
         continue;
       }
       try {
-        const client = welcome(await listener.accept());
-        clients.set(client, attend(client));
+        const conn = await listener.accept();
+        welcome(conn);
         if (once) stopAccepting();
       } catch (error) {
         // A client that was reset before it was accepted is its own loss alone.
@@ -137,30 +137,31 @@ export function serve(options: ServeOptions = {}): EchoServer {
     }
   }
 
-  function welcome(conn: Deno.TcpConn): Client {
-    conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
+  function welcome(conn: Deno.TcpConn): void {
     const peer = formatAddress(conn.remoteAddr);
     onTrace?.({ step: "4", call: "accept()", to: "server", peer });
-    totals.connections++;
-    if (!quiet) onEvent({ event: "open", peer });
-    return {
+    const client: Client = {
       conn,
       peer,
       messages: 0,
       bytes: 0,
-      line: new Uint8Array(),
+      line: NO_BYTES,
       lineBytes: 0,
       activeAt: performance.now(),
       writing: false,
       deadline: Infinity,
       cut: Promise.withResolvers(),
     };
+    totals.connections++;
+    if (!quiet) onEvent({ event: "open", peer });
+    clients.set(client, attend(client));
   }
 
   /** One connection to its end. What fails in it stays in it. */
   async function attend(client: Client): Promise<void> {
     const start = performance.now();
     try {
+      client.conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
       await Promise.race([echoBytes(client), client.cut.promise]);
     } catch (error) {
       if (!isSocketError(error)) throw error;
@@ -171,7 +172,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
       clients.delete(client);
       onFreed();
     }
-    if (client.lineBytes > 0) endLine(client, new Uint8Array());
+    if (client.lineBytes > 0) endLine(client, NO_BYTES);
     const { peer, reason = "eof", messages, bytes } = client;
     totals.messages += messages;
     totals.bytes += bytes;
@@ -192,7 +193,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
       const stopEnd = takeLines(client, received);
       if (echo) await writeAll(client, received.subarray(0, stopEnd));
       if (stopEnd !== undefined) halfClose(client, "stop");
-      if (size === buffer.length) buffer = new Uint8Array(BULK_READ_BYTES);
+      if (size === READ_BYTES && buffer.length === size) buffer = new Uint8Array(BULK_READ_BYTES);
     }
     onTrace?.({ step: "5", call: "read() = null", to: "server", peer, note: "FIN (inferred)" });
   }
@@ -202,9 +203,8 @@ export function serve(options: ServeOptions = {}): EchoServer {
     const { conn, peer } = client;
     client.writing = true;
     for (let rest = bytes; rest.length > 0;) {
-      const size = await conn.write(rest);
-      onTrace?.({ step: "5", call: `write() = ${size}`, to: "client", peer, bytes: rest });
-      rest = rest.subarray(size);
+      onTrace?.({ step: "5", call: `write(${rest.length})`, to: "client", peer, bytes: rest });
+      rest = rest.subarray(await conn.write(rest));
       client.activeAt = performance.now();
     }
     client.writing = false;
@@ -251,7 +251,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   function endLine(client: Client, rest: Uint8Array): boolean {
     const bytes = client.lineBytes + rest.length;
     const line = client.lineBytes === 0 ? rest : joinPreview(client.line, rest);
-    client.line = new Uint8Array();
+    client.line = NO_BYTES;
     client.lineBytes = 0;
     client.messages++;
     if (quiet && (bytes > PREVIEW_BYTES || stopWords.size === 0)) return false;
@@ -293,11 +293,11 @@ export function serve(options: ServeOptions = {}): EchoServer {
   return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
 }
 
-function listen(options: { hostname: string; port: number; reusePort: boolean }): Deno.TcpListener {
+function listen(where: { hostname: string; port: number; reusePort: boolean }): Deno.TcpListener {
   try {
-    return Deno.listen({ transport: "tcp", ...options });
+    return Deno.listen({ transport: "tcp", ...where });
   } catch (cause) {
-    throw new Error(`cannot listen on ${formatAddress(options)}: ${reasonOf(cause)}`, { cause });
+    throw cannot(`listen on ${formatAddress(where)}`, cause);
   }
 }
 
@@ -326,14 +326,10 @@ function formatEvent(event: ServerEvent): string {
     case "close":
       return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
     case "shutdown":
-      return `stopped after ${event.connections} connections: ${formatTotals(event)}`;
+      return `stopped: ${plural(event.connections, "connection")}, ${formatTotals(event)}`;
     case "warning":
       return `${NAME}: ${event.text}`;
   }
-}
-
-function formatTotals({ messages, bytes, seconds }: Totals): string {
-  return `messages ${messages}, bytes ${bytes}, ${seconds.toFixed(1)} s`;
 }
 
 /** The command line: options to `serve`, events to lines, signals to `shutdown`. */
@@ -441,6 +437,15 @@ function listenPort(options: Options): number {
   );
 }
 
+/** `1 message, 33 bytes, 0.1 s`. */
+function formatTotals({ messages, bytes, seconds }: Totals): string {
+  return `${plural(messages, "message")}, ${plural(bytes, "byte")}, ${seconds.toFixed(1)} s`;
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const VERSION = "1.0.0";
@@ -542,6 +547,11 @@ function reasonOf(error: unknown): string {
   return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
 }
 
+/** An error that says what could not be done and why, and keeps its cause. */
+function cannot(what: string, cause: unknown, hint = ""): Error {
+  return new Error(`cannot ${what}: ${reasonOf(cause)}${hint}`, { cause });
+}
+
 /** Asks for net permission, before the first socket call. @throws Error that names the flag */
 function requireNet(...hosts: string[]): void {
   for (const host of hosts) {
@@ -576,8 +586,8 @@ export type Rung = {
 function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
   const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
-  const text = bytes && JSON.stringify(decoder.decode(bytes.subarray(0, 12)));
-  const shown = text && escape(text) + (bytes.length > 12 ? "…" : "");
+  const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
+  const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   console.error(
     `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),

@@ -114,6 +114,7 @@ export class EchoSocket {
   /** Called with each datagram from the server. */
   onDatagram: (bytes: Uint8Array) => void = () => {};
   #closed = false;
+  #sentAt = NaN;
 
   /** See {@linkcode open}. */
   constructor(
@@ -133,7 +134,8 @@ export class EchoSocket {
         const [bytes, from] = await this.conn.receive(buffer);
         const peer = formatAddress(from as Deno.NetAddr);
         const call = `receive() = ${bytes.length}`;
-        this.options.onTrace?.({ step: "i", call, to: "client", peer, bytes });
+        const note = `${(performance.now() - this.#sentAt).toFixed(1)} ms`;
+        this.options.onTrace?.({ step: "i", call, to: "client", bytes, note });
         if (peer === formatAddress(this.server)) this.onDatagram(bytes);
         else this.ignored.strangers++;
       } catch {
@@ -145,11 +147,12 @@ export class EchoSocket {
   /** Step 1c.i: one datagram. */
   async send(bytes: Uint8Array): Promise<void> {
     const peer = formatAddress(this.server);
-    this.options.onTrace?.({ step: "i", call: `send(${bytes.length})`, to: "server", peer, bytes });
+    this.options.onTrace?.({ step: "i", call: `send(${bytes.length})`, to: "server", bytes });
+    this.#sentAt = performance.now();
     try {
       await this.conn.send(bytes, this.server);
     } catch (cause) {
-      throw new Error(`cannot send to ${peer}: ${reasonOf(cause)}`, { cause });
+      throw cannot(`send to ${peer}`, cause);
     }
   }
 
@@ -168,7 +171,7 @@ export async function resolve(hostname: string): Promise<string> {
   try {
     return (await lookup(hostname)).address;
   } catch (cause) {
-    throw new Error(`cannot find the address of ${quote(hostname)}: ${reasonOf(cause)}`, { cause });
+    throw cannot(`find the address of ${quote(hostname)}`, cause);
   }
 }
 
@@ -188,16 +191,11 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   const local = { hostname: localHost(server.hostname), port: 0 };
   try {
     const conn = Deno.listenDatagram({ transport: "udp", ...local });
-    onTrace?.({
-      step: "b",
-      call: "listenDatagram()",
-      note: formatAddress(conn.addr as Deno.NetAddr),
-    });
+    const note = formatAddress(conn.addr as Deno.NetAddr);
+    onTrace?.({ step: "b", call: "listenDatagram()", note });
     return new EchoSocket(conn, server, options);
   } catch (cause) {
-    throw new Error(`cannot open a socket at ${formatAddress(local)}: ${reasonOf(cause)}`, {
-      cause,
-    });
+    throw cannot(`open a socket at ${formatAddress(local)}`, cause);
   }
 }
 
@@ -739,6 +737,11 @@ function reasonOf(error: unknown): string {
   return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
 }
 
+/** An error that says what could not be done and why, and keeps its cause. */
+function cannot(what: string, cause: unknown, hint = ""): Error {
+  return new Error(`cannot ${what}: ${reasonOf(cause)}${hint}`, { cause });
+}
+
 /** Asks for net permission, before the first socket call. @throws Error that names the flag */
 function requireNet(...hosts: string[]): void {
   for (const host of hosts) {
@@ -773,8 +776,8 @@ export type Rung = {
 function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
   const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
-  const text = bytes && JSON.stringify(decoder.decode(bytes.subarray(0, 12)));
-  const shown = text && escape(text) + (bytes.length > 12 ? "…" : "");
+  const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
+  const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   console.error(
     `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),

@@ -102,7 +102,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   const random = randomFrom(options.seed ?? 0);
 
   // Steps 1 and 2: one call creates the socket and binds it to the address.
-  const socket = listen({ hostname, port });
+  const socket = bind({ hostname, port });
   const addr = socket.addr as Deno.NetAddr;
   onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
   const started = performance.now();
@@ -230,8 +230,14 @@ export function serve(options: ServeOptions = {}): EchoServer {
   async function send(datagram: Uint8Array, to: Deno.NetAddr): Promise<void> {
     const peer = formatAddress(to);
     try {
-      const size = await socket.send(datagram, to);
-      onTrace?.({ step: "5", call: `send() = ${size}`, to: "client", peer, bytes: datagram });
+      onTrace?.({
+        step: "5",
+        call: `send(${datagram.length})`,
+        to: "client",
+        peer,
+        bytes: datagram,
+      });
+      await socket.send(datagram, to);
     } catch (error) {
       leaveUnanswered(`cannot send: ${reasonOf(error)}`, peer);
     }
@@ -268,11 +274,11 @@ export function serve(options: ServeOptions = {}): EchoServer {
   return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
 }
 
-function listen(options: { hostname: string; port: number }): Deno.DatagramConn {
+function bind(where: { hostname: string; port: number }): Deno.DatagramConn {
   try {
-    return Deno.listenDatagram({ transport: "udp", ...options });
+    return Deno.listenDatagram({ transport: "udp", ...where });
   } catch (cause) {
-    throw new Error(`cannot receive on ${formatAddress(options)}: ${reasonOf(cause)}`, { cause });
+    throw cannot(`receive on ${formatAddress(where)}`, cause);
   }
 }
 
@@ -317,14 +323,10 @@ function formatEvent(event: ServerEvent): string {
     case "close":
       return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
     case "shutdown":
-      return `stopped: ${formatTotals(event)}, not answered ${event.unanswered}`;
+      return `stopped: ${formatTotals(event)}, ${event.unanswered} not answered`;
     case "warning":
       return `${NAME}: ${event.text}`;
   }
-}
-
-function formatTotals({ messages, bytes, seconds }: Totals): string {
-  return `messages ${messages}, bytes ${bytes}, ${seconds.toFixed(1)} s`;
 }
 
 /** The command line: options to `serve`, events to lines, signals to `shutdown`. */
@@ -430,6 +432,15 @@ function listenPort(options: Options): number {
   );
 }
 
+/** `1 message, 33 bytes, 0.1 s`. */
+function formatTotals({ messages, bytes, seconds }: Totals): string {
+  return `${plural(messages, "message")}, ${plural(bytes, "byte")}, ${seconds.toFixed(1)} s`;
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const VERSION = "1.0.0";
@@ -531,6 +542,11 @@ function reasonOf(error: unknown): string {
   return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
 }
 
+/** An error that says what could not be done and why, and keeps its cause. */
+function cannot(what: string, cause: unknown, hint = ""): Error {
+  return new Error(`cannot ${what}: ${reasonOf(cause)}${hint}`, { cause });
+}
+
 /** Asks for net permission, before the first socket call. @throws Error that names the flag */
 function requireNet(...hosts: string[]): void {
   for (const host of hosts) {
@@ -565,8 +581,8 @@ export type Rung = {
 function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
   const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
-  const text = bytes && JSON.stringify(decoder.decode(bytes.subarray(0, 12)));
-  const shown = text && escape(text) + (bytes.length > 12 ? "…" : "");
+  const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
+  const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   console.error(
     `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
