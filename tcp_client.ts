@@ -508,6 +508,12 @@ function openDialog({ words, flags }: Options, ending: string): Dialog {
   const typing = words.length === 0 && Deno.stdin.isTerminal();
   const partial = new TextDecoder("utf-8", { ignoreBOM: true });
   let prompted = false;
+  const typed = new TransformStream<Uint8Array, Uint8Array>({
+    transform(line, controller): void {
+      prompted = false;
+      controller.enqueue(line);
+    },
+  });
   function show(echo: Uint8Array): Uint8Array {
     if (flags.has("json")) {
       const event = { event: "echo", bytes: echo.length, text: decoder.decode(echo) };
@@ -521,10 +527,11 @@ function openDialog({ words, flags }: Options, ending: string): Dialog {
   return {
     input: words.length > 0
       ? ReadableStream.from(words.map((word) => encoder.encode(`${word}\n`)))
+      : typing
+      ? Deno.stdin.readable.pipeThrough(typed)
       : Deno.stdin.readable,
     output: new WritableStream({
       async write(echo): Promise<void> {
-        prompted = false;
         let rest = flags.has("quiet") ? new Uint8Array() : show(echo);
         while (rest.length > 0) rest = rest.subarray(await Deno.stdout.write(rest));
       },
@@ -713,7 +720,8 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   try {
     Deno.exit(await main(Deno.args));
   } catch (error) {
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${reasonOf(error)}`);
+    const text = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${text}`);
     Deno.exit(error instanceof UsageError ? 2 : 1);
   }
 }

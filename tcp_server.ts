@@ -607,7 +607,8 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   try {
     Deno.exit(await main(Deno.args));
   } catch (error) {
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${reasonOf(error)}`);
+    const text = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${text}`);
     Deno.exit(error instanceof UsageError ? 2 : 1);
   }
 }

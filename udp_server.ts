@@ -275,6 +275,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
 }
 
 function bind(where: { hostname: string; port: number }): Deno.DatagramConn {
+  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
   try {
     return Deno.listenDatagram({ transport: "udp", ...where });
   } catch (cause) {
@@ -351,6 +352,9 @@ export async function main(args: string[]): Promise<number> {
     quiet: flags.has("quiet"),
   };
   requireNet(hostname.includes(":") ? `[${hostname}]` : hostname); // without a port: replies go to any port
+  if (seed === undefined && serveOptions.drop + serveOptions.duplicate + serveOptions.delayMs > 0) {
+    console.error(`${NAME}: the same faults again: --seed ${serveOptions.seed}`);
+  }
   const output = new LineOutput();
   const server = serve({
     ...serveOptions,
@@ -602,7 +606,8 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   try {
     Deno.exit(await main(Deno.args));
   } catch (error) {
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${reasonOf(error)}`);
+    const text = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${text}`);
     Deno.exit(error instanceof UsageError ? 2 : 1);
   }
 }
