@@ -302,6 +302,7 @@ export async function main(args: string[]): Promise<number> {
 const MIN_PROBE_BYTES = 16; // 7 hex digits for the run, 8 for the number, and a line end
 const MAX_PROBES = 1_000_000; // whose times are kept, for exact percentiles
 const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
+const STATUS_MS = 200; // between two drawings of the live status
 const BAR_COLUMNS = 40; // of the longest bar of a histogram
 
 /** How to probe; the defaults are those of the command line. */
@@ -475,19 +476,28 @@ async function showProbe(
   const status = (text: string): void => {
     if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${text}`));
   };
+  let current: ProbeBook | undefined;
+  let failure: unknown;
+  const ticker = setInterval(() => { // not with each probe: drawing would be part of its time
+    const { sent, echoed, lost } = current?.counts() ?? { sent: 0, echoed: 0, lost: 0 };
+    status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
+  }, STATUS_MS);
   const book = await probe({
     signal: interrupt.signal,
+    onProgress: (book) => current = book,
     onEcho: (echo) => {
       if (flags.has("quiet")) return;
       status("");
       const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${echo.rtt_ms} ms`;
-      Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
+      try {
+        Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
+      } catch (error) {
+        failure ??= error; // nobody reads on
+        interrupt.abort();
+      }
     },
-    onProgress: (book) => {
-      const { sent, echoed, lost } = book.counts();
-      status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
-    },
-  });
+  }).finally(() => clearInterval(ticker));
+  if (failure) throw failure;
   status("");
   const drawing = json ? "" : histogram(book.times);
   Deno.stdout.writeSync(encoder.encode(formatSummary(book, json) + drawing));
@@ -590,12 +600,13 @@ function parseOptions(args: string[], help: string): Options {
   });
   const values = given as Options["values"];
   for (const { name, value, many } of takers) {
-    const [first, ...more] = values[name]!;
-    if (first === "" || more.includes("")) {
-      throw new UsageError(`--${name} needs a value, ${value}, not ${quote(unknown[0] ?? "")}`);
+    const [first, ...more] = values[name]!.map(quote);
+    if ([first, ...more].includes('""')) {
+      const got = unknown[0] === undefined ? "nothing" : quote(unknown[0]);
+      throw new UsageError(`--${name} needs a value, ${value}, but got ${got}`);
     }
     if (more[0] && !many) {
-      throw new UsageError(`--${name} is given twice: ${values[name]!.map(quote)}`);
+      throw new UsageError(`--${name} takes one ${value}, not ${first} and ${more.join(" and ")}`);
     }
   }
   // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.

@@ -130,17 +130,16 @@ export class EchoSocket {
   async #receive(): Promise<void> {
     const buffer = new Uint8Array(MAX_DATAGRAM_BYTES);
     while (!this.#closed) {
-      try {
-        const [bytes, from] = await this.conn.receive(buffer);
-        const peer = formatAddress(from as Deno.NetAddr);
-        const call = `receive() = ${bytes.length}`;
-        const note = `${(performance.now() - this.#sentAt).toFixed(1)} ms`;
-        this.options.onTrace?.({ step: "i", call, to: "client", bytes, note });
-        if (peer === formatAddress(this.server)) this.onDatagram(bytes);
-        else this.ignored.strangers++;
-      } catch {
-        // Closed; or, on Windows, word of a closed port, which the timer finds out as well.
-      }
+      // A failure is the close; or, on Windows, word of a closed port, which the timer tells as well.
+      const received = await this.conn.receive(buffer).catch(() => undefined);
+      if (!received) continue;
+      const [bytes, from] = received;
+      const call = `receive() = ${bytes.length}`;
+      const note = `${(performance.now() - this.#sentAt).toFixed(1)} ms`;
+      this.options.onTrace?.({ step: "i", call, to: "client", bytes, note });
+      const peer = formatAddress(from as Deno.NetAddr);
+      if (peer === formatAddress(this.server)) this.onDatagram(bytes);
+      else this.ignored.strangers++;
     }
   }
 
@@ -387,6 +386,7 @@ function warn(text: string): void {
 const MIN_PROBE_BYTES = 16; // 7 hex digits for the run, 8 for the number, and a line end
 const MAX_PROBES = 1_000_000; // whose times are kept, for exact percentiles
 const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
+const STATUS_MS = 200; // between two drawings of the live status
 const BAR_COLUMNS = 40; // of the longest bar of a histogram
 
 /** How to probe; the defaults are those of the command line. */
@@ -560,19 +560,28 @@ async function showProbe(
   const status = (text: string): void => {
     if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${text}`));
   };
+  let current: ProbeBook | undefined;
+  let failure: unknown;
+  const ticker = setInterval(() => { // not with each probe: drawing would be part of its time
+    const { sent, echoed, lost } = current?.counts() ?? { sent: 0, echoed: 0, lost: 0 };
+    status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
+  }, STATUS_MS);
   const book = await probe({
     signal: interrupt.signal,
+    onProgress: (book) => current = book,
     onEcho: (echo) => {
       if (flags.has("quiet")) return;
       status("");
       const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${echo.rtt_ms} ms`;
-      Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
+      try {
+        Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
+      } catch (error) {
+        failure ??= error; // nobody reads on
+        interrupt.abort();
+      }
     },
-    onProgress: (book) => {
-      const { sent, echoed, lost } = book.counts();
-      status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
-    },
-  });
+  }).finally(() => clearInterval(ticker));
+  if (failure) throw failure;
   status("");
   const drawing = json ? "" : histogram(book.times);
   Deno.stdout.writeSync(encoder.encode(formatSummary(book, json) + drawing));
@@ -675,12 +684,13 @@ function parseOptions(args: string[], help: string): Options {
   });
   const values = given as Options["values"];
   for (const { name, value, many } of takers) {
-    const [first, ...more] = values[name]!;
-    if (first === "" || more.includes("")) {
-      throw new UsageError(`--${name} needs a value, ${value}, not ${quote(unknown[0] ?? "")}`);
+    const [first, ...more] = values[name]!.map(quote);
+    if ([first, ...more].includes('""')) {
+      const got = unknown[0] === undefined ? "nothing" : quote(unknown[0]);
+      throw new UsageError(`--${name} needs a value, ${value}, but got ${got}`);
     }
     if (more[0] && !many) {
-      throw new UsageError(`--${name} is given twice: ${values[name]!.map(quote)}`);
+      throw new UsageError(`--${name} takes one ${value}, not ${first} and ${more.join(" and ")}`);
     }
   }
   // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.

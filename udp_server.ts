@@ -245,7 +245,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
 
   function endSession(peer: string, { messages, bytes, start }: Session): void {
     sessions.delete(peer);
-    const seconds = (performance.now() - start) / 1000;
+    const seconds = secondsSince(start);
     if (!quiet) onEvent({ event: "close", peer, reason: "stop", messages, bytes, seconds });
     if (once) shutdown();
   }
@@ -265,10 +265,10 @@ export function serve(options: ServeOptions = {}): EchoServer {
 
   async function run(): Promise<void> {
     await receiveDatagrams();
-    onEvent({ event: "shutdown", ...totals, seconds: (performance.now() - started) / 1000 });
+    onEvent({ event: "shutdown", ...totals, seconds: secondsSince(started) });
   }
 
-  onEvent({ event: "listening", ...addr, transport: "udp" });
+  onEvent({ event: "listening", transport: "udp", hostname: addr.hostname, port: addr.port });
   options.signal?.addEventListener("abort", shutdown, { once: true });
   const finished = run();
   return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
@@ -392,7 +392,10 @@ class LineOutput {
   print(line: string): void {
     if (this.#waiting.length + line.length < MAX_WAITING_CHARS) this.#waiting += `${line}\n`;
     else this.#dropped++;
-    this.#writing ??= this.#write().catch(this.#fail);
+    this.#writing ??= this.#write().catch((cause) => {
+      const gone = cause instanceof Deno.errors.BrokenPipe; // as behind `| head`
+      this.#fail(gone ? cause : cannot("write to stdout", cause));
+    });
   }
 
   async #write(): Promise<void> {
@@ -441,6 +444,11 @@ function formatTotals({ messages, bytes, seconds }: Totals): string {
   return `${plural(messages, "message")}, ${plural(bytes, "byte")}, ${seconds.toFixed(1)} s`;
 }
 
+/** To the millisecond. */
+function secondsSince(start: number): number {
+  return Math.round(performance.now() - start) / 1000;
+}
+
 function plural(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
@@ -476,12 +484,13 @@ function parseOptions(args: string[], help: string): Options {
   });
   const values = given as Options["values"];
   for (const { name, value, many } of takers) {
-    const [first, ...more] = values[name]!;
-    if (first === "" || more.includes("")) {
-      throw new UsageError(`--${name} needs a value, ${value}, not ${quote(unknown[0] ?? "")}`);
+    const [first, ...more] = values[name]!.map(quote);
+    if ([first, ...more].includes('""')) {
+      const got = unknown[0] === undefined ? "nothing" : quote(unknown[0]);
+      throw new UsageError(`--${name} needs a value, ${value}, but got ${got}`);
     }
     if (more[0] && !many) {
-      throw new UsageError(`--${name} is given twice: ${values[name]!.map(quote)}`);
+      throw new UsageError(`--${name} takes one ${value}, not ${first} and ${more.join(" and ")}`);
     }
   }
   // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.
