@@ -445,8 +445,9 @@ rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms, p50/p90/p99 = ${p50}/${p
 /** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 … */
 function histogram(times: number[]): string {
   const edges = [-2, -1, 0, 1, 2, 3].flatMap((power) => [2, 5, 10].map((n) => n * 10 ** power)); // ms
-  const counts = edges.map(() => 0);
-  for (const time of times) counts[Math.max(0, edges.findIndex((edge) => time <= edge))]!++;
+  const above = (time: number): number => edges.find((edge) => time <= edge) ?? edges.at(-1)!;
+  const steps = Map.groupBy(times, above);
+  const counts = edges.map((edge) => steps.get(edge)?.length ?? 0);
   const [first, last] = [counts.findIndex(Boolean), counts.findLastIndex(Boolean)];
   const label = (ms: number): string =>
     ms < 1 ? `${round(ms * 1000)} µs` : ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
@@ -525,14 +526,13 @@ function openDialog({ words, flags }: Options, ending: string): Dialog {
     },
   });
   function show(echo: Uint8Array): Uint8Array {
-    if (flags.has("json")) {
-      const event = { event: "echo", bytes: echo.length, text: decoder.decode(echo) };
-      return encoder.encode(`${toJson(event)}\n`);
+    if (flags.has("json") || Deno.stdout.isTerminal()) {
+      const text = partial.decode(echo, { stream: ending === "" });
+      const json = toJson({ event: "echo", bytes: echo.length, text });
+      const safe = text.split("\n").map(escape).join("\n") + ending;
+      return encoder.encode(flags.has("json") ? `${json}\n` : safe);
     }
-    const line = ending === "" ? echo : new Uint8Array([...echo, ...encoder.encode(ending)]);
-    if (!Deno.stdout.isTerminal()) return line; // byte-exact
-    const text = partial.decode(line, { stream: true });
-    return encoder.encode(text.split("\n").map(escape).join("\n"));
+    return ending === "" ? echo : new Uint8Array([...echo, ...encoder.encode(ending)]);
   }
   return {
     input: words.length > 0

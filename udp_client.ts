@@ -43,6 +43,7 @@ Without a message it reads the keyboard or a pipe, one datagram a line.
 `;
 
 const MAX_DATAGRAM_BYTES = 65_507; // 65,535 less the IP and UDP headers
+const BUFFER_BYTES = 65_535; // no datagram is longer, so no reply is cut to look like an echo
 const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
 const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
 const NEWLINE = 0x0a;
@@ -73,33 +74,43 @@ export type Conversation = { sent: number; echoed: number; lost: number };
 /** No echo came, however often the datagram was sent. */
 export class NoAnswerError extends Error {}
 
-/** The retransmission timer of RFC 6298; times in ms. */
-export class RetransmissionTimer {
-  /** How long to wait for an echo now. */
-  rto: number;
-  readonly #min: number;
-  #srtt = NaN;
-  #rttvar = NaN;
-
-  /** Starts with the first wait, before any round trip is known. */
-  constructor(firstRto: number) {
-    this.rto = firstRto;
-    this.#min = Math.min(MIN_RTO_MS, firstRto);
+/** Step 1a: the address of a host, found once; a send to a name would look it up each time. */
+export async function resolve(hostname: string): Promise<string> {
+  if (isNumeric(hostname)) return hostname;
+  const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
+  try {
+    return (await lookup(hostname)).address;
+  } catch (cause) {
+    throw cannot(`find the address of ${quote(hostname)}`, cause);
   }
+}
 
-  /** A round trip of a datagram sent once: of one sent twice nobody knows which came back (Karn). */
-  sample(rtt: number): void {
-    if (Number.isNaN(this.#srtt)) [this.#srtt, this.#rttvar] = [rtt, rtt / 2];
-    else {
-      this.#rttvar += (Math.abs(this.#srtt - rtt) - this.#rttvar) / 4;
-      this.#srtt += (rtt - this.#srtt) / 8;
-    }
-    this.rto = Math.min(Math.max(this.#srtt + 4 * this.#rttvar, this.#min), MAX_RTO_MS);
-  }
+function isNumeric(hostname: string): boolean {
+  return /^[\d.]+$|:/.test(hostname);
+}
 
-  /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */
-  backOff(): void {
-    this.rto = Math.min(this.rto * 2, MAX_RTO_MS);
+/** Where to bind for a server: on this machine only, if it is here. */
+function localHost(server: string): string {
+  if (server.includes(":")) return server === "::1" ? server : "::";
+  return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
+}
+
+/**
+ * Steps 1a and 1b: creates a socket to talk to one server with. No connection is made.
+ * @throws Error that names the address and the reason
+ */
+export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
+  const { hostname = "127.0.0.1", port = 12_000, onTrace } = options;
+  const server: Deno.NetAddr = { transport: "udp", hostname: await resolve(hostname), port };
+  const local = { hostname: localHost(server.hostname), port: 0 };
+  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
+  try {
+    const conn = Deno.listenDatagram({ transport: "udp", ...local });
+    const note = formatAddress(conn.addr as Deno.NetAddr);
+    onTrace?.({ step: "b", call: "listenDatagram()", note });
+    return new EchoSocket(conn, server, options);
+  } catch (cause) {
+    throw cannot(`open a socket at ${formatAddress(local)}`, cause);
   }
 }
 
@@ -128,7 +139,7 @@ export class EchoSocket {
 
   /** One loop for good: a receive that lost a race with a timer would swallow the next datagram. */
   async #receive(): Promise<void> {
-    const buffer = new Uint8Array(MAX_DATAGRAM_BYTES);
+    const buffer = new Uint8Array(BUFFER_BYTES);
     while (!this.#closed) {
       // A failure is the close; or, on Windows, word of a closed port, which the timer tells as well.
       const received = await this.conn.receive(buffer).catch(() => undefined);
@@ -160,42 +171,6 @@ export class EchoSocket {
     this.#closed = true;
     this.conn.close();
     this.options.onTrace?.({ step: "ii", call: "close()" });
-  }
-}
-
-/** Step 1a: the address of a host, found once; a send to a name would look it up each time. */
-export async function resolve(hostname: string): Promise<string> {
-  if (/^[\d.]+$|:/.test(hostname)) return hostname;
-  const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
-  try {
-    return (await lookup(hostname)).address;
-  } catch (cause) {
-    throw cannot(`find the address of ${quote(hostname)}`, cause);
-  }
-}
-
-/** Where to bind for a server: on this machine only, if it is here. */
-function localHost(server: string): string {
-  if (server.includes(":")) return server === "::1" ? server : "::";
-  return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
-}
-
-/**
- * Steps 1a and 1b: creates a socket to talk to one server with. No connection is made.
- * @throws Error that names the address and the reason
- */
-export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
-  const { hostname = "127.0.0.1", port = 12_000, onTrace } = options;
-  const server: Deno.NetAddr = { transport: "udp", hostname: await resolve(hostname), port };
-  const local = { hostname: localHost(server.hostname), port: 0 };
-  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
-  try {
-    const conn = Deno.listenDatagram({ transport: "udp", ...local });
-    const note = formatAddress(conn.addr as Deno.NetAddr);
-    onTrace?.({ step: "b", call: "listenDatagram()", note });
-    return new EchoSocket(conn, server, options);
-  } catch (cause) {
-    throw cannot(`open a socket at ${formatAddress(local)}`, cause);
   }
 }
 
@@ -237,6 +212,36 @@ export async function request(
   throw new NoAnswerError(
     `no answer from ${formatAddress(socket.server)} after ${tries} in ${seconds} s`,
   );
+}
+
+/** The retransmission timer of RFC 6298; times in ms. */
+export class RetransmissionTimer {
+  /** How long to wait for an echo now. */
+  rto: number;
+  readonly #min: number;
+  #srtt = NaN;
+  #rttvar = NaN;
+
+  /** Starts with the first wait, before any round trip is known. */
+  constructor(firstRto: number) {
+    this.rto = firstRto;
+    this.#min = Math.min(MIN_RTO_MS, firstRto);
+  }
+
+  /** A round trip of a datagram sent once: of one sent twice nobody knows which came back (Karn). */
+  sample(rtt: number): void {
+    if (Number.isNaN(this.#srtt)) [this.#srtt, this.#rttvar] = [rtt, rtt / 2];
+    else {
+      this.#rttvar += (Math.abs(this.#srtt - rtt) - this.#rttvar) / 4;
+      this.#srtt += (rtt - this.#srtt) / 8;
+    }
+    this.rto = Math.min(Math.max(this.#srtt + 4 * this.#rttvar, this.#min), MAX_RTO_MS);
+  }
+
+  /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */
+  backOff(): void {
+    this.rto = Math.min(this.rto * 2, MAX_RTO_MS);
+  }
 }
 
 /** What `promise` resolves to; nothing if it takes longer than `ms`. */
@@ -335,9 +340,11 @@ export async function main(args: string[]): Promise<number> {
   const retries = numberOption(options, "retries", { max: 1_000 }) ?? 3;
   const probing = probeOptions(options, MAX_DATAGRAM_BYTES);
   const onTrace = flags.has("trace") ? (rung: Rung): void => drawRung("client", rung) : undefined;
+  const names = isNumeric(name) ? [] : [name]; // looking one up takes a permission of its own
+  requireNet(...names);
   const hostname = await resolve(name);
   const server = formatAddress({ hostname, port });
-  requireNet(formatAddress({ hostname: localHost(hostname), port: 0 }), server);
+  requireNet(...names, formatAddress({ hostname: localHost(hostname), port: 0 }), server);
   const socket = await open({ hostname, port, timeoutSeconds, onTrace });
   try {
     if (probing) {
@@ -529,8 +536,9 @@ rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms, p50/p90/p99 = ${p50}/${p
 /** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 … */
 function histogram(times: number[]): string {
   const edges = [-2, -1, 0, 1, 2, 3].flatMap((power) => [2, 5, 10].map((n) => n * 10 ** power)); // ms
-  const counts = edges.map(() => 0);
-  for (const time of times) counts[Math.max(0, edges.findIndex((edge) => time <= edge))]!++;
+  const above = (time: number): number => edges.find((edge) => time <= edge) ?? edges.at(-1)!;
+  const steps = Map.groupBy(times, above);
+  const counts = edges.map((edge) => steps.get(edge)?.length ?? 0);
   const [first, last] = [counts.findIndex(Boolean), counts.findLastIndex(Boolean)];
   const label = (ms: number): string =>
     ms < 1 ? `${round(ms * 1000)} µs` : ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
@@ -609,14 +617,13 @@ function openDialog({ words, flags }: Options, ending: string): Dialog {
     },
   });
   function show(echo: Uint8Array): Uint8Array {
-    if (flags.has("json")) {
-      const event = { event: "echo", bytes: echo.length, text: decoder.decode(echo) };
-      return encoder.encode(`${toJson(event)}\n`);
+    if (flags.has("json") || Deno.stdout.isTerminal()) {
+      const text = partial.decode(echo, { stream: ending === "" });
+      const json = toJson({ event: "echo", bytes: echo.length, text });
+      const safe = text.split("\n").map(escape).join("\n") + ending;
+      return encoder.encode(flags.has("json") ? `${json}\n` : safe);
     }
-    const line = ending === "" ? echo : new Uint8Array([...echo, ...encoder.encode(ending)]);
-    if (!Deno.stdout.isTerminal()) return line; // byte-exact
-    const text = partial.decode(line, { stream: true });
-    return encoder.encode(text.split("\n").map(escape).join("\n"));
+    return ending === "" ? echo : new Uint8Array([...echo, ...encoder.encode(ending)]);
   }
   return {
     input: words.length > 0
