@@ -232,6 +232,7 @@ export async function converse(
   } finally {
     clearInterval(watch);
     reader.cancel().catch(() => {});
+    writer.releaseLock();
   }
   if (broken && !echo) throw broken;
   if (owed() > 0 || !halfClosed && !stopSent()) {
@@ -732,7 +733,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     Deno.exit(await main(Deno.args));
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${text}`);
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${escape(text)}`);
     Deno.exit(error instanceof UsageError ? 2 : 1);
   }
 }

@@ -257,7 +257,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     if (quiet && (bytes > PREVIEW_BYTES || stopWords.size === 0)) return false;
     const preview = previewText(line, bytes);
     if (!quiet) onEvent({ event: "message", peer: client.peer, bytes, ...preview });
-    return stopWords.has(preview.text.trim());
+    return !preview.more && stopWords.has(preview.text.trim());
   }
 
   function stopAccepting(): void {
@@ -289,6 +289,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   onEvent({ event: "listening", transport: "tcp", hostname: addr.hostname, port: addr.port });
   options.signal?.addEventListener("abort", shutdown, { once: true });
   const finished = run();
+  if (options.signal?.aborted) shutdown();
   return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
 }
 
@@ -616,7 +617,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     Deno.exit(await main(Deno.args));
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${text}`);
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${escape(text)}`);
     Deno.exit(error instanceof UsageError ? 2 : 1);
   }
 }

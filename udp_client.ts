@@ -287,6 +287,7 @@ export async function converse(
     if (stop.includes(decoder.decode(sentence).trim())) break;
     onReady?.();
   }
+  writer.releaseLock();
   return counts;
 }
 
@@ -823,7 +824,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     Deno.exit(await main(Deno.args));
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${text}`);
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${escape(text)}`);
     Deno.exit(error instanceof UsageError ? 2 : 1);
   }
 }

@@ -141,12 +141,12 @@ export function serve(options: ServeOptions = {}): EchoServer {
     totals.messages++;
     totals.bytes += length;
     const shown = !quiet || stop.size > 0 && length <= PREVIEW_BYTES;
-    const preview = shown ? previewText(datagram, length) : { text: "" };
+    const preview = shown ? previewText(datagram, length) : { text: "", more: length };
     if (!quiet) onEvent({ event: "message", peer, bytes: length, ...preview });
     if (echo && !isLoop(session, datagram, peer) && !isTooFast(session, peer)) {
       await reply(datagram, to, session.run);
     }
-    if (stop.has(preview.text.trim())) endSession(peer, session);
+    if (!preview.more && stop.has(preview.text.trim())) endSession(peer, session);
   }
 
   /** A session for a new peer; none where the answer would go astray, whoever forged its address. */
@@ -271,6 +271,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   onEvent({ event: "listening", transport: "udp", hostname: addr.hostname, port: addr.port });
   options.signal?.addEventListener("abort", shutdown, { once: true });
   const finished = run();
+  if (options.signal?.aborted) shutdown();
   return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
 }
 
@@ -616,7 +617,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     Deno.exit(await main(Deno.args));
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${text}`);
+    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${escape(text)}`);
     Deno.exit(error instanceof UsageError ? 2 : 1);
   }
 }
