@@ -94,7 +94,7 @@ interface Client {
   writing: boolean;
   reason?: CloseReason; // once the server half-closed: nothing is echoed from then on
   deadline: number; // when it is cut off
-  cut: PromiseWithResolvers<void>;
+  closed: boolean;
 }
 
 /** Starts a TCP echo server. @throws Error naming the address; its cause is of `Deno.listen` */
@@ -150,7 +150,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
       activeAt: performance.now(),
       writing: false,
       deadline: Infinity,
-      cut: Promise.withResolvers(),
+      closed: false,
     };
     totals.connections++;
     if (!quiet) onEvent({ event: "open", peer });
@@ -162,13 +162,12 @@ export function serve(options: ServeOptions = {}): EchoServer {
     const start = performance.now();
     try {
       client.conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
-      await Promise.race([echoBytes(client), client.cut.promise]);
+      await echoBytes(client);
     } catch (error) {
-      if (!isSocketError(error)) throw error;
+      if (!client.closed && !isSocketError(error)) throw error;
       client.reason ??= "reset";
     } finally {
-      client.conn.close(); // Step 6
-      onTrace?.({ step: "6", call: "close()", peer: client.peer });
+      close(client);
       clients.delete(client);
       onFreed();
     }
@@ -212,12 +211,20 @@ export function serve(options: ServeOptions = {}): EchoServer {
 
   /** Step 6, its first half: the peer reads every echo, then the end of the stream (UNP 6.6). */
   function halfClose(client: Client, reason: CloseReason): void {
-    const { conn, peer, writing, cut } = client;
+    const { conn, peer, writing } = client;
     client.reason = reason;
     client.deadline = performance.now() + GRACE_MS;
-    if (writing) return cut.resolve(); // its peer does not read, and closeWrite would wait for it
+    if (writing) return close(client); // its peer does not read, and closeWrite would wait for it
     conn.closeWrite().catch(() => {}); // or it is gone already
     onTrace?.({ step: "6", call: "closeWrite()", to: "client", peer, note: "FIN (inferred)" });
+  }
+
+  /** Step 6. A call that is under way on this socket fails with it. */
+  function close(client: Client): void {
+    if (client.closed) return;
+    client.closed = true;
+    client.conn.close();
+    onTrace?.({ step: "6", call: "close()", peer: client.peer });
   }
 
   /** Ends what is silent for too long, and cuts off what is past its deadline. */
@@ -227,7 +234,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
       const silent = now - client.activeAt;
       if (now >= Math.min(client.deadline, lastCall)) {
         client.reason ??= "shutdown";
-        client.cut.resolve();
+        close(client);
       } else if (client.reason) continue;
       else if (idleSeconds > 0 && silent >= idleSeconds * 1000) halfClose(client, "idle");
       else if (lastCall < Infinity && silent >= QUIET_MS && !client.writing) {
