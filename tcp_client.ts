@@ -281,7 +281,7 @@ export async function main(args: string[]): Promise<number> {
   requireNet(server);
   if (!probing) onSignals();
   const conn = await connect({ hostname, port, timeoutSeconds, waitSeconds, onTrace });
-  const { input, output, prompt, end } = openDialog(options, "");
+  const { input, output, prompt, end } = openDialog(options, { byLine: false });
   try {
     if (probing) {
       const common = { ...probing, timeoutSeconds, ...(onTrace && { onTrace }) };
@@ -515,8 +515,8 @@ type Dialog = {
   end: () => void; // leaves a prompt that nobody answered
 };
 
-/** The dialog that a command line asks for; each echo on stdout ends with `ending`. */
-function openDialog({ words, flags }: Options, ending: string): Dialog {
+/** The dialog that a command line asks for. Its output takes bytes as they come, or line by line. */
+function openDialog({ words, flags }: Options, { byLine }: { byLine: boolean }): Dialog {
   const typing = words.length === 0 && Deno.stdin.isTerminal();
   const partial = new TextDecoder("utf-8", { ignoreBOM: true });
   let prompted = false;
@@ -527,13 +527,12 @@ function openDialog({ words, flags }: Options, ending: string): Dialog {
     },
   });
   function show(echo: Uint8Array): Uint8Array {
-    if (flags.has("json") || Deno.stdout.isTerminal()) {
-      const text = partial.decode(echo, { stream: ending === "" });
-      const json = toJson({ event: "echo", bytes: echo.length, text });
-      const safe = text.split("\n").map(escape).join("\n") + ending;
-      return encoder.encode(flags.has("json") ? `${json}\n` : safe);
-    }
-    return ending === "" ? echo : new Uint8Array([...echo, ...encoder.encode(ending)]);
+    if (!flags.has("json") && !Deno.stdout.isTerminal()) return echo; // byte-exact
+    const text = partial.decode(echo, { stream: !byLine });
+    if (!flags.has("json")) return encoder.encode(text.split("\n").map(escape).join("\n"));
+    const end = byLine && text.endsWith("\n") ? 1 : 0;
+    const said = { bytes: echo.length - end, text: text.slice(0, text.length - end) };
+    return encoder.encode(`${toJson({ event: "echo", ...said })}\n`);
   }
   return {
     input: words.length > 0

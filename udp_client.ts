@@ -76,7 +76,8 @@ export class NoAnswerError extends Error {}
 
 /** Step 1a: the address of a host, found once; a send to a name would look it up each time. */
 export async function resolve(hostname: string): Promise<string> {
-  if (isNumeric(hostname)) return hostname;
+  const numeric = numericAddress(hostname);
+  if (numeric) return numeric;
   const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
   try {
     return (await lookup(hostname)).address;
@@ -85,8 +86,11 @@ export async function resolve(hostname: string): Promise<string> {
   }
 }
 
-function isNumeric(hostname: string): boolean {
-  return /^[\d.]+$|:/.test(hostname);
+/** An address as the system writes it, `127.1` as `127.0.0.1`; nothing for a name. */
+function numericAddress(host: string): string | undefined {
+  if (!/^[\d.]+$|^[\da-f.]*:[\da-f.:]+$/i.test(host)) return undefined;
+  const url = URL.parse(`http://${host.includes(":") ? `[${host}]` : host}`);
+  return url?.hostname.replace(/[[\]]/g, "");
 }
 
 /** Where to bind for a server: on this machine only, if it is here. */
@@ -256,8 +260,8 @@ async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined
 }
 
 /**
- * Sends the lines of `input`, each once the one before it was echoed, and writes each
- * echo to `output`. A stop word ends it.
+ * Sends the lines of `input` without their ends, each once the one before it was echoed, and writes
+ * the lines that were echoed to `output`. A stop word ends it.
  *
  * @throws NoAnswerError if the server never answered; a later loss is told to `onLost`
  */
@@ -271,13 +275,14 @@ export async function converse(
   const writer = output.getWriter();
   const counts = { sent: 0, echoed: 0, lost: 0 };
   onReady?.();
-  for await (const sentence of sentencesOf(input)) {
+  for await (const line of linesOf(input)) {
+    const sentence = line.at(-1) === NEWLINE ? line.subarray(0, -1) : line;
     counts.sent++;
     try {
       if (echo) {
         await request(socket, sentence, options);
         counts.echoed++;
-        await writer.write(sentence);
+        await writer.write(line);
       } else await socket.send(sentence);
     } catch (error) {
       if (!(error instanceof NoAnswerError) || counts.echoed === 0) throw error;
@@ -291,34 +296,32 @@ export async function converse(
   return counts;
 }
 
-/** The lines of `input`, without their ends. @throws Error for one that fits in no datagram */
-async function* sentencesOf(input: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
-  const line = new Uint8Array(MAX_DATAGRAM_BYTES);
+/** The lines of `input`, with their ends. @throws Error for one that fits in no datagram */
+async function* linesOf(input: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const line = new Uint8Array(MAX_DATAGRAM_BYTES + 1); // and its end
   let length = 0;
   function add(bytes: Uint8Array): void {
-    const room = Math.max(MAX_DATAGRAM_BYTES - length, 0);
-    line.set(bytes.subarray(0, room), MAX_DATAGRAM_BYTES - room);
+    line.set(bytes.subarray(0, Math.max(line.length - length, 0)), Math.min(length, line.length));
     length += bytes.length;
   }
-  function take(): Uint8Array {
-    if (length > MAX_DATAGRAM_BYTES) {
-      throw new Error(
-        `a sentence of ${length} bytes is refused: a datagram holds ${MAX_DATAGRAM_BYTES} at most`,
-      );
+  function take(end: number): Uint8Array {
+    if (length - end > MAX_DATAGRAM_BYTES) {
+      const most = `a datagram holds ${MAX_DATAGRAM_BYTES} at most`;
+      throw new Error(`a sentence of ${length - end} bytes is refused: ${most}`);
     }
-    const sentence = line.slice(0, length);
+    const taken = line.slice(0, length);
     length = 0;
-    return sentence;
+    return taken;
   }
   for await (const chunk of input) {
     let start = 0;
-    for (let end; (end = chunk.indexOf(NEWLINE, start)) >= 0; start = end + 1) {
+    for (let end; (end = chunk.indexOf(NEWLINE, start) + 1) > 0; start = end) {
       add(chunk.subarray(start, end));
-      yield take();
+      yield take(1);
     }
     add(chunk.subarray(start));
   }
-  if (length > 0) yield take();
+  if (length > 0) yield take(0);
 }
 
 /** Probes the server like ping; a datagram that is lost stays lost. */
@@ -341,7 +344,7 @@ export async function main(args: string[]): Promise<number> {
   const retries = numberOption(options, "retries", { max: 1_000 }) ?? 3;
   const probing = probeOptions(options, MAX_DATAGRAM_BYTES);
   const onTrace = flags.has("trace") ? (rung: Rung): void => drawRung("client", rung) : undefined;
-  const names = isNumeric(name) ? [] : [name]; // looking one up takes a permission of its own
+  const names = numericAddress(name) ? [] : [name]; // looking one up takes a permission of its own
   requireNet(...names);
   const hostname = await resolve(name);
   const server = formatAddress({ hostname, port });
@@ -356,7 +359,7 @@ export async function main(args: string[]): Promise<number> {
       );
     }
     onSignals();
-    const { input, output, prompt, end } = openDialog(options, "\n");
+    const { input, output, prompt, end } = openDialog(options, { byLine: true });
     const echo = !flags.has("no-echo");
     const stop = stopWords(options);
     try {
@@ -606,8 +609,8 @@ type Dialog = {
   end: () => void; // leaves a prompt that nobody answered
 };
 
-/** The dialog that a command line asks for; each echo on stdout ends with `ending`. */
-function openDialog({ words, flags }: Options, ending: string): Dialog {
+/** The dialog that a command line asks for. Its output takes bytes as they come, or line by line. */
+function openDialog({ words, flags }: Options, { byLine }: { byLine: boolean }): Dialog {
   const typing = words.length === 0 && Deno.stdin.isTerminal();
   const partial = new TextDecoder("utf-8", { ignoreBOM: true });
   let prompted = false;
@@ -618,13 +621,12 @@ function openDialog({ words, flags }: Options, ending: string): Dialog {
     },
   });
   function show(echo: Uint8Array): Uint8Array {
-    if (flags.has("json") || Deno.stdout.isTerminal()) {
-      const text = partial.decode(echo, { stream: ending === "" });
-      const json = toJson({ event: "echo", bytes: echo.length, text });
-      const safe = text.split("\n").map(escape).join("\n") + ending;
-      return encoder.encode(flags.has("json") ? `${json}\n` : safe);
-    }
-    return ending === "" ? echo : new Uint8Array([...echo, ...encoder.encode(ending)]);
+    if (!flags.has("json") && !Deno.stdout.isTerminal()) return echo; // byte-exact
+    const text = partial.decode(echo, { stream: !byLine });
+    if (!flags.has("json")) return encoder.encode(text.split("\n").map(escape).join("\n"));
+    const end = byLine && text.endsWith("\n") ? 1 : 0;
+    const said = { bytes: echo.length - end, text: text.slice(0, text.length - end) };
+    return encoder.encode(`${toJson({ event: "echo", ...said })}\n`);
   }
   return {
     input: words.length > 0

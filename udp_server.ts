@@ -90,6 +90,9 @@ interface Session {
   start: number; // ms
   hash: number; // of its last datagram
   run: number; // of datagrams identical to that one
+  watched: number; // hash of one that may come in turn with others
+  seen: number; // how often it came
+  absent: number; // how many others came since
   second: number; // the one that `replies` counts
   replies: number;
 }
@@ -111,19 +114,19 @@ export function serve(options: ServeOptions = {}): EchoServer {
   const warned = new Set<string>();
   const totals = { messages: 0, bytes: 0, unanswered: 0 };
   let heldBytes = 0;
-  let stopping = false;
+  let closing: Promise<void> | undefined;
   let answering = Promise.resolve();
 
   /** Step 5: one loop, since parallel receives finish in the wrong order; no failure ends it. */
   async function receiveDatagrams(): Promise<void> {
     const buffer = new Uint8Array(BUFFER_BYTES);
-    while (!stopping) {
+    while (!closing) {
       try {
         const [datagram, peer] = await socket.receive(buffer);
         answering = answer(datagram, peer as Deno.NetAddr);
         await answering; // the datagram is a view of the buffer
       } catch (error) {
-        if (stopping) break;
+        if (closing) break;
         warn("receive", `cannot receive: ${reasonOf(error)}`);
         await new Promise((resolve) => setTimeout(resolve, RECEIVE_RETRY_MS));
       }
@@ -154,19 +157,29 @@ export function serve(options: ServeOptions = {}): EchoServer {
     const refusal = refusalOf(to, addr.port);
     if (refusal) return leaveUnanswered(refusal, peer);
     if (Deno.permissions.querySync({ name: "net", host: peer }).state !== "granted") {
-      return leaveUnanswered(`no permission, --allow-net=${to.hostname}`, peer);
+      return leaveUnanswered("no permission", peer, `, --allow-net=${to.hostname}`);
     }
-    const now = performance.now();
-    const session = { messages: 0, bytes: 0, start: now, hash: NaN, run: 0, second: 0, replies: 0 };
+    const session: Session = {
+      messages: 0,
+      bytes: 0,
+      start: performance.now(),
+      hash: NaN,
+      run: 0,
+      watched: NaN,
+      seen: 0,
+      absent: MAX_RUN,
+      second: 0,
+      replies: 0,
+    };
     if (sessions.size >= MAX_SESSIONS) sessions.delete(sessions.keys().next().value!);
     sessions.set(peer, session);
     return session;
   }
 
   /** Counts it, and says so once for each reason, not once for each datagram. */
-  function leaveUnanswered(why: string, peer: string): undefined {
+  function leaveUnanswered(why: string, peer: string, hint = ""): undefined {
     totals.unanswered++;
-    warn(why, `not answering ${peer}: ${why}; the like is only counted from now on`);
+    warn(why, `not answering ${peer}: ${why}${hint}; the like is only counted from now on`);
   }
 
   function warn(kind: string, text: string): void {
@@ -176,14 +189,22 @@ export function serve(options: ServeOptions = {}): EchoServer {
 
   /**
    * A datagram forged to come from another echo server would go to and fro for ever (CERT
-   * CA-1996-01, CVE-2024-2169). Each of its rounds is the same, so one left out now and then ends it.
+   * CA-1996-01, CVE-2024-2169), always the same. So one in MAX_RUN identical ones is left out. Of
+   * several that take turns in such a loop, one at a time is watched, until it is out or stays away.
    */
   function isLoop(session: Session, datagram: Uint8Array, peer: string): boolean {
     const hash = hashOf(datagram);
     session.run = hash === session.hash ? session.run + 1 : 1;
     session.hash = hash;
-    if (session.run < MAX_RUN) return false;
-    session.run = 0;
+    session.absent++;
+    if (hash === session.watched) [session.seen, session.absent] = [session.seen + 1, 0];
+    else if (session.absent > MAX_RUN) {
+      Object.assign(session, { watched: hash, seen: 1, absent: 0 });
+    }
+    if (session.run % MAX_RUN !== 0 && (hash !== session.watched || session.seen < MAX_RUN)) {
+      return false;
+    }
+    session.seen = 0;
     leaveUnanswered(`one of ${MAX_RUN} identical datagrams`, peer);
     return true;
   }
@@ -258,13 +279,13 @@ export function serve(options: ServeOptions = {}): EchoServer {
   }
 
   function shutdown(): Promise<void> {
-    if (!stopping) close();
-    stopping = true;
+    closing ??= close();
     return finished;
   }
 
   async function run(): Promise<void> {
     await receiveDatagrams();
+    await closing;
     onEvent({ event: "shutdown", ...totals, seconds: secondsSince(started) });
   }
 
@@ -290,7 +311,7 @@ function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | 
   if (port === 0) return "source port 0";
   if (port < 1_024 || port === NFS_PORT) return "the source port is a service's";
   if (port === ownPort) return "the source port is this server's own";
-  if (/^(0|22[4-9]|23\d)\.|^255\.255\.255\.255$|^ff/.test(host)) {
+  if (/^(0|22[4-9]|23\d)\.|^(127|255)\.255\.255\.255$|^ff/.test(host)) {
     return "a multicast or broadcast source";
   }
 }
