@@ -131,7 +131,7 @@ export async function converse(
   let echoed = 0;
   let halfClosed = false;
   let printing = false;
-  let broken: unknown; // why sending failed
+  let broken: EchoError | undefined; // why sending failed
   let movedAt = start; // when a byte last moved, in ms
   let sentAt = NaN;
   let onRoom = (): void => {};
@@ -204,7 +204,7 @@ export async function converse(
   }, Math.min(timeoutSeconds * 1000, WATCH_MS));
 
   function missing(): string {
-    return owed() > 0 ? `: ${owed()} bytes were not echoed (of ${sent})` : "";
+    return sent > 0 && echo ? `: ${owed()} bytes were not echoed (of ${sent})` : "";
   }
 
   function checked<T>(call: Promise<T>): Promise<T> {
@@ -236,7 +236,10 @@ export async function converse(
   }
   if (broken && !echo) throw broken;
   if (owed() > 0 || !halfClosed && !stopSent()) {
-    throw new EchoError(`${server} closed the connection${missing()}`);
+    const how = broken
+      ? `${reasonOf(broken.cause)}, from ${server}`
+      : `${server} closed the connection`;
+    throw new EchoError(how + missing());
   }
   return { sent, echoed, seconds: (performance.now() - start) / 1000 };
 }

@@ -232,12 +232,13 @@ export function serve(options: ServeOptions = {}): EchoServer {
     const now = performance.now();
     for (const client of clients.keys()) {
       const silent = now - client.activeAt;
+      const asked = now - lastCall + GRACE_MS; // since the shutdown
       if (now >= Math.min(client.deadline, lastCall)) {
         client.reason ??= "shutdown";
         close(client);
       } else if (client.reason) continue;
       else if (idleSeconds > 0 && silent >= idleSeconds * 1000) halfClose(client, "idle");
-      else if (lastCall < Infinity && silent >= QUIET_MS && !client.writing) {
+      else if (Math.min(silent, asked) >= QUIET_MS && !client.writing) {
         halfClose(client, "shutdown");
       }
     }
@@ -278,7 +279,6 @@ export function serve(options: ServeOptions = {}): EchoServer {
   function shutdown(): Promise<void> {
     stopAccepting();
     lastCall = Math.min(lastCall, performance.now() + GRACE_MS);
-    sweep();
     return finished;
   }
 
@@ -365,7 +365,7 @@ export async function main(args: string[]): Promise<number> {
     reusePort: flags.has("reuse-port"),
     quiet: flags.has("quiet"),
     onEvent: (event) => {
-      if (event.event === "warning") console.error(formatEvent(event));
+      if (event.event === "warning") say(formatEvent(event));
       else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
     },
     onTrace: flags.has("trace") ? (rung) => drawRung("server", rung) : undefined,
@@ -414,19 +414,27 @@ class LineOutput {
       this.#dropped = 0;
       while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
       if (dropped > 0) {
-        console.error(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
+        say(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
       }
     }
     this.#writing = undefined;
   }
 
-  /** Waits until the last line is written, but no longer than FLUSH_MS. */
+  /** Waits until all is written, on stderr too, but no longer than FLUSH_MS for each. */
   async flush(): Promise<void> {
-    const late = new Promise<void>((resolve) => setTimeout(resolve, FLUSH_MS));
-    await Promise.race([this.#writing, late, this.failed]);
+    const late = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, FLUSH_MS));
+    await Promise.race([this.#writing, this.failed, late()]);
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (this.#writing) console.error(`${NAME}: stdout is not read: over ${lost} lines lost`);
+    if (this.#writing) say(`${NAME}: stdout is not read: over ${lost} lines lost`);
+    await Promise.race([said, late()]);
   }
+}
+
+let said = Promise.resolve();
+
+/** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
+function say(line: string): void {
+  said = said.then(() => Deno.stderr.write(encoder.encode(`${line}\n`))).then(() => {}, () => {});
 }
 
 /** What is shown of a sentence of `total` bytes that starts with `bytes`, and how many are not. */

@@ -123,6 +123,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     while (!closing) {
       try {
         const [datagram, peer] = await socket.receive(buffer);
+        if (closing) break;
         answering = answer(datagram, peer as Deno.NetAddr);
         await answering; // the datagram is a view of the buffer
       } catch (error) {
@@ -375,13 +376,13 @@ export async function main(args: string[]): Promise<number> {
   };
   requireNet(hostname.includes(":") ? `[${hostname}]` : hostname); // without a port: replies go to any port
   if (seed === undefined && serveOptions.drop + serveOptions.duplicate + serveOptions.delayMs > 0) {
-    console.error(`${NAME}: the same faults again: --seed ${serveOptions.seed}`);
+    say(`${NAME}: the same faults again: --seed ${serveOptions.seed}`);
   }
   const output = new LineOutput();
   const server = serve({
     ...serveOptions,
     onEvent: (event) => {
-      if (event.event === "warning") console.error(formatEvent(event));
+      if (event.event === "warning") say(formatEvent(event));
       else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
     },
     onTrace: flags.has("trace") ? (rung) => drawRung("server", rung) : undefined,
@@ -428,19 +429,27 @@ class LineOutput {
       this.#dropped = 0;
       while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
       if (dropped > 0) {
-        console.error(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
+        say(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
       }
     }
     this.#writing = undefined;
   }
 
-  /** Waits until the last line is written, but no longer than FLUSH_MS. */
+  /** Waits until all is written, on stderr too, but no longer than FLUSH_MS for each. */
   async flush(): Promise<void> {
-    const late = new Promise<void>((resolve) => setTimeout(resolve, FLUSH_MS));
-    await Promise.race([this.#writing, late, this.failed]);
+    const late = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, FLUSH_MS));
+    await Promise.race([this.#writing, this.failed, late()]);
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (this.#writing) console.error(`${NAME}: stdout is not read: over ${lost} lines lost`);
+    if (this.#writing) say(`${NAME}: stdout is not read: over ${lost} lines lost`);
+    await Promise.race([said, late()]);
   }
+}
+
+let said = Promise.resolve();
+
+/** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
+function say(line: string): void {
+  said = said.then(() => Deno.stderr.write(encoder.encode(`${line}\n`))).then(() => {}, () => {});
 }
 
 /** What is shown of a sentence of `total` bytes that starts with `bytes`, and how many are not. */

@@ -1,0 +1,417 @@
+/**
+ * The stimuli of `faults_test.ts` and `soak.ts`, at any scale: rude peers, hostile networks, and
+ * what Linux tells of a process.
+ *
+ * @module
+ */
+
+import { Buffer } from "node:buffer";
+import { assertEquals } from "@std/assert";
+import {
+  type Bytes,
+  encode,
+  exchange,
+  fileUrl,
+  freePort,
+  hasTool,
+  join,
+  Program,
+  type Random,
+  readExactly,
+  readToEnd,
+  resetClient,
+  rudeServer,
+  spawn,
+  writeAll,
+} from "./_helpers.ts";
+
+const LINUX = Deno.build.os === "linux";
+const ROOT = LINUX && Deno.uid() === 0;
+
+/** What a test needs, as a suffix for its name, where it is missing; nothing where it is there. */
+export const NEEDS = {
+  linux: LINUX ? "" : " (ignored: needs Linux)",
+  python: LINUX && hasTool("python3", "-V") ? "" : " (ignored: needs Linux and python3)",
+  namespace: ROOT && ["ip -V", "nft -v", "unshare -n true", "python3 -V"].every(runs)
+    ? ""
+    : " (ignored: needs root on Linux, ip, nft and python3)",
+  tmpfs: ROOT && runs("unshare -m true") ? "" : " (ignored: needs root on Linux)",
+} as const;
+
+function runs(command: string): boolean {
+  const [name, ...args] = command.split(" ");
+  return hasTool(name!, ...args);
+}
+
+// ---- What Linux tells of a process ----
+
+/** How many descriptors it has open. */
+export function descriptors(pid: number): number {
+  return [...Deno.readDirSync(`/proc/${pid}/fd`)].length;
+}
+
+/** How much memory it takes, in MiB. */
+export function residentMiB(pid: number): number {
+  const status = Deno.readTextFileSync(`/proc/${pid}/status`);
+  return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1]) / 1024;
+}
+
+/** How long it has computed, in seconds. */
+export function cpuSeconds(pid: number): number {
+  const [user, system] = Deno.readTextFileSync(`/proc/${pid}/stat`).split(") ")[1]!
+    .split(" ").slice(11, 13);
+  return (Number(user) + Number(system)) / 100; // USER_HZ
+}
+
+/** Whether it runs. */
+export function alive(pid: number): boolean {
+  try {
+    return Deno.statSync(`/proc/${pid}`).isDirectory;
+  } catch {
+    return false;
+  }
+}
+
+/** Waits for what no event tells of, and looks each 10 ms. @throws Error after `ms` */
+export async function eventually(
+  what: string,
+  check: () => boolean,
+  { ms = 10_000 }: { ms?: number } = {},
+): Promise<void> {
+  for (const start = performance.now(); !check();) {
+    if (performance.now() - start > ms) throw new Error(`not within ${ms} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+// ---- Other programs, other networks ----
+
+/** Runs Python code. */
+export function python(
+  code: string,
+  args: unknown[] = [],
+  { via = [], killMs }: { via?: string[]; killMs?: number } = {},
+): Program {
+  const [command, ...rest] = [...via, "python3", "-c", code, ...args.map(String)];
+  const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+  return new Program(
+    "python3",
+    new Deno.Command(command!, { args: rest, ...piped }).spawn(),
+    killMs,
+  );
+}
+
+/** A plain TCP echo server, one client after the other; it prints its port. */
+export const PLAIN_TCP = `
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+while True:
+    conn, _ = server.accept()
+    while data := conn.recv(65536): conn.sendall(data)
+    conn.close()
+`;
+
+/** A plain UDP echo server; it prints its port. */
+export const PLAIN_UDP = `
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+while True: server.sendto(*server.recvfrom(65536))
+`;
+
+/** Sends `count` datagrams from one socket to `port`, as fast as it can, and reads none. */
+export const FLOOD_UDP = `
+import socket, sys
+port, count = map(int, sys.argv[1:])
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("127.0.0.1", 0))
+for i in range(count):
+    sock.sendto(b"flood %d" % i, ("127.0.0.1", port))
+    if i == 1000: print("flooding", flush=True)
+`;
+
+/** A network of its own, loopback only: its packet filter and port range touch nobody else's. */
+export type Network = Disposable & {
+  via: string[]; // what runs a command in it
+  run(command: string): void;
+};
+
+/** Makes a network namespace; `using` it removes it. */
+export function makeNetwork(): Network {
+  const name = `echo-test-${crypto.randomUUID().slice(0, 8)}`;
+  const via = ["ip", "netns", "exec", name];
+  run(["ip", "netns", "add", name]);
+  run([...via, "ip", "link", "set", "lo", "up"]);
+  return {
+    via,
+    run: (command) => run([...via, "sh", "-c", command]),
+    [Symbol.dispose]: () => run(["ip", "netns", "delete", name]),
+  };
+}
+
+function run([command, ...args]: string[]): void {
+  const { success, stderr } = new Deno.Command(command!, { args }).outputSync();
+  if (!success) throw new Error(`${args.join(" ")}: ${new TextDecoder().decode(stderr)}`);
+}
+
+/** The `nft` commands that drop what `rule` matches, as it comes in. */
+export function dropRule(rule: string): string {
+  return `nft 'add table ip echo; add chain ip echo in { type filter hook input priority 0; };
+    add rule ip echo in ${rule} drop'`;
+}
+
+// ---- Resets ----
+
+/** Clients that are reset before they could be accepted: the server is asleep when they come. */
+export async function resetBeforeAccept(
+  server: Program,
+  port: number,
+  count: number,
+): Promise<void> {
+  for (let left = count; left > 0; left -= 400) { // the backlog takes 511
+    server.kill("SIGSTOP");
+    await Promise.all(Array.from({ length: Math.min(left, 400) }, () => resetClient(port)));
+    server.kill("SIGCONT");
+    using conn = await Deno.connect({ port });
+    assertEquals(await exchange(conn, "hello\n"), "hello\n");
+  }
+}
+
+/** Clients that reset at the first echo, when the server reads again. */
+export async function resetInRead(_: Program, port: number, count: number): Promise<void> {
+  for (let left = count; left > 0; left -= 50) {
+    const reset = (): Promise<void> => resetClient(port, encode("hello\n"));
+    await Promise.all(Array.from({ length: Math.min(left, 50) }, reset));
+  }
+}
+
+/** Clients that send and do not read, until the server cannot write to them, and then reset. */
+export async function resetInWrite(_: Program, port: number, count: number): Promise<void> {
+  await using peer = python(BLOCKED_RESETS, [port, count], { killMs: 100_000 });
+  const { code, stderr } = await peer.finish();
+  assertEquals([code, stderr], [0, ""]);
+}
+
+const BLOCKED_RESETS = `
+import select, socket, struct, sys
+port, count = map(int, sys.argv[1:])
+while count > 0:
+    socks = []
+    for _ in range(min(count, 50)):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", port))
+        sock.setblocking(False)
+        socks.append(sock)
+    while ready := select.select([], socks, [], 0.1)[1]:
+        for sock in ready: sock.send(bytes(65536))
+    for sock in socks:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+    count -= len(socks)
+`;
+
+// ---- Volume ----
+
+const PERIOD_BYTES = 1_048_573; // a prime: the bytes repeat at no power of two
+const MAX_CHUNK_BYTES = 70_000;
+
+/** Random bytes without an end, cut into chunks of 1 to 70,000 bytes. */
+export class RandomStream {
+  readonly #bytes: Bytes;
+
+  /** One for each seed. */
+  constructor(readonly random: Random) {
+    const period = random.bytes(PERIOD_BYTES);
+    this.#bytes = join([period, period.subarray(0, MAX_CHUNK_BYTES)]);
+  }
+
+  /** A chunk of the first `total` bytes, that starts at `at`. */
+  chunk(at: number, total: number): Bytes {
+    const size = Math.min(1 + this.random.int(MAX_CHUNK_BYTES), total - at);
+    return this.#bytes.subarray(at % PERIOD_BYTES, at % PERIOD_BYTES + size);
+  }
+
+  /** @throws Error unless `bytes` are those that start at `at` */
+  check(bytes: Uint8Array, at: number): void {
+    const start = at % PERIOD_BYTES;
+    const wanted = this.#bytes.subarray(start, start + bytes.length);
+    const actual = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+    if (!actual.equals(wanted)) throw new Error(`other bytes came back, ${at} bytes on`);
+  }
+
+  /** A pause that lets the other side fill what the system holds, so that its writes are partial. */
+  async pauseLong(): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, 100 + this.random.int(100)));
+  }
+
+  /** Now and then a pause of up to 3 ms: random timing. */
+  async pause(): Promise<void> {
+    if (this.random.int(64) > 0) return;
+    await new Promise((resolve) => setTimeout(resolve, this.random.int(4)));
+  }
+}
+
+/** Sends `total` random bytes, in random chunks and times, and checks their echo, as it comes. */
+export async function transfer(
+  port: number,
+  total: number,
+  { random }: { random: Random },
+): Promise<void> {
+  const stream = new RandomStream(random);
+  using conn = await Deno.connect({ port });
+  async function send(): Promise<void> {
+    for (let at = 0; at < total;) {
+      const chunk = stream.chunk(at, total);
+      await writeAll(conn, chunk);
+      at += chunk.length;
+      await stream.pause();
+    }
+    await conn.closeWrite();
+  }
+  async function receive(): Promise<number> {
+    const buffer = new Uint8Array(65_536);
+    let at = 0;
+    await stream.pauseLong();
+    for (let size; (size = await conn.read(buffer)) !== null; at += size) {
+      stream.check(buffer.subarray(0, size), at);
+    }
+    return at;
+  }
+  const [received] = await Promise.all([receive(), send()]);
+  assertEquals(received, total);
+}
+
+/** The same through the client's stdin and stdout, against a plain server that dawdles as well. */
+export async function transferThroughClient(
+  total: number,
+  { random }: { random: Random },
+): Promise<void> {
+  const stream = new RandomStream(random);
+  await using server = rudeServer(async (conn) => {
+    const buffer = new Uint8Array(MAX_CHUNK_BYTES);
+    const some = (): Bytes => buffer.subarray(0, 1 + random.int(MAX_CHUNK_BYTES));
+    await stream.pauseLong();
+    for (let size; (size = await conn.read(some())) !== null;) {
+      await writeAll(conn, buffer.subarray(0, size));
+      await stream.pause();
+    }
+  });
+  const args = ["--port", `${server.port}`, "--no-stop"];
+  await using client = spawn("tcp_client.ts", args, { killMs: 100_000 });
+  async function send(): Promise<void> {
+    for (let at = 0; at < total;) {
+      const chunk = stream.chunk(at, total);
+      await client.write(chunk);
+      at += chunk.length;
+      await stream.pause();
+    }
+    await client.end();
+  }
+  const [{ code, stderr, bytes }] = await Promise.all([client.finish(), send()]);
+  assertEquals([code, stderr, bytes.length], [0, "", total]);
+  for (let at = 0; at < total; at += MAX_CHUNK_BYTES) {
+    stream.check(bytes.subarray(at, at + MAX_CHUNK_BYTES), at);
+  }
+}
+
+/** Sends `total` bytes without a newline, and reads their echo. */
+export async function sendEndlessLine(port: number, total: number): Promise<void> {
+  using conn = await Deno.connect({ port });
+  async function send(): Promise<void> {
+    const bytes = new Uint8Array(65_536).fill(0x78);
+    for (let left = total; left > 0; left -= bytes.length) await writeAll(conn, bytes);
+    await conn.closeWrite();
+  }
+  async function receive(): Promise<number> {
+    const buffer = new Uint8Array(65_536);
+    let received = 0;
+    for (let size; (size = await conn.read(buffer)) !== null;) received += size;
+    return received;
+  }
+  const [received] = await Promise.all([receive(), send()]);
+  assertEquals(received, total);
+}
+
+/** Sends up to `total` bytes, or what is taken of them, and reads none. */
+export async function sendOnly(conn: Deno.TcpConn, total: number): Promise<void> {
+  const bytes = new Uint8Array(65_536).fill(0x78);
+  for (let left = total; left > 0;) left -= await conn.write(bytes);
+}
+
+// ---- Starts ----
+
+/**
+ * Starts a server on one port again and again, and kills it while it serves one client and another
+ * one, whose connection it closed first, keeps the port in TIME_WAIT.
+ */
+export async function restart(script: string, times: number): Promise<void> {
+  const port = freePort();
+  for (let i = 0; i < times; i++) {
+    await using server = spawn(script, ["--port", `${port}`]);
+    assertEquals(await server.port(), port);
+    if (script === "tcp_server.ts") {
+      using stopped = await Deno.connect({ port });
+      using open = await Deno.connect({ port });
+      assertEquals(await exchange(open, "hello\n"), "hello\n");
+      assertEquals(await exchange(stopped, "stop\n"), "stop\n");
+      assertEquals((await readToEnd(stopped)).length, 0);
+      await server.stop("SIGKILL");
+    } else await server.stop("SIGKILL");
+  }
+}
+
+/** What became of tries to connect to ports where nobody listens. */
+export type SelfConnects = { plain: number; ours: number; odd: string[] };
+
+/**
+ * Tries dead ports of the ephemeral range, each with a plain `Deno.connect`, which sometimes meets
+ * itself, and with the client's.
+ */
+export async function selfConnects(network: Network, tries: number): Promise<SelfConnects> {
+  network.run("echo 40000 40099 > /proc/sys/net/ipv4/ip_local_port_range");
+  const options = { allowNet: "127.0.0.1", via: network.via, killMs: 100_000 };
+  await using program = spawn("-", [`${tries}`], options);
+  await program.write(SELF_CONNECTS);
+  await program.end();
+  const { stdout, stderr } = await program.finish();
+  assertEquals(stderr, "");
+  return JSON.parse(stdout);
+}
+
+const SELF_CONNECTS = `
+import { connect } from "${fileUrl("tcp_client.ts")}";
+const [tries] = Deno.args;
+const counts = { plain: 0, ours: 0, odd: [] };
+for (let i = 0; i < Number(tries); i++) {
+  const port = 40000 + i % 100;
+  await Deno.connect({ port }).then((conn) => (counts.plain++, conn.close()), () => {});
+  await connect({ port }).then((conn) => (counts.ours++, conn.close()), ({ message }) => {
+    if (!message.includes("connection refused. Start the server first")) counts.odd.push(message);
+  });
+}
+console.log(JSON.stringify(counts));
+`;
+
+// ---- Many ----
+
+/** As many clients at once, each with `exchanges` lines that come back. */
+export async function talk(
+  port: number,
+  { clients = 50, exchanges = 60, line = `${"x".repeat(999)}\n` }: {
+    clients?: number;
+    exchanges?: number;
+    line?: string;
+  } = {},
+): Promise<void> {
+  async function client(): Promise<void> {
+    using conn = await Deno.connect({ port });
+    for (let i = 0; i < exchanges; i++) {
+      await writeAll(conn, line);
+      assertEquals((await readExactly(conn, line.length)).length, line.length);
+    }
+  }
+  await Promise.all(Array.from({ length: clients }, client));
+}

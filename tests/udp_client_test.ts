@@ -1,0 +1,677 @@
+/**
+ * `udp_client.ts`: its exported `open`, `request`, `converse` and timer, and the process, against
+ * `udp_server.ts` and against scripted peers that lose, repeat, delay and change what they get.
+ *
+ * @module
+ */
+
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertGreaterOrEqual,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import {
+  converse,
+  type EchoSocket,
+  NoAnswerError,
+  open,
+  type OpenOptions,
+  request,
+  resolve,
+  RetransmissionTimer,
+} from "../udp_client.ts";
+import { serve } from "../udp_server.ts";
+import {
+  assertSameBytes,
+  type Bytes,
+  collector,
+  decode,
+  encode,
+  hasIpv6,
+  hasTool,
+  LIMIT,
+  PTY,
+  runScript,
+  type Script,
+  seededRandom,
+  spawn,
+  UdpPeer,
+} from "./_helpers.ts";
+
+const WINDOWS = Deno.build.os === "windows";
+const HAS_PTY = hasTool("python3", "-c", "import pty");
+
+/** What makes a peer an echo server. */
+const echo: Script = ({ bytes, from }, _, self) => self.send(bytes, from);
+
+/** The client's socket, for `await using`. */
+async function openTo(
+  { addr }: { addr: Deno.NetAddr },
+  options: OpenOptions = {},
+): Promise<EchoSocket & Disposable> {
+  const socket = await open({ hostname: addr.hostname, port: addr.port, ...options });
+  return Object.assign(socket, { [Symbol.dispose]: () => socket.close() });
+}
+
+/** Where the client finds a server. */
+function to({ addr }: { addr: Deno.NetAddr }): string[] {
+  return ["--port", `${addr.port}`];
+}
+
+/** A port where nobody listens. */
+async function deadPort(): Promise<number> {
+  await using peer = new UdpPeer();
+  return peer.addr.port;
+}
+
+/** A stream of some chunks. */
+function streamOf(...chunks: (string | Bytes)[]): ReadableStream<Uint8Array> {
+  return ReadableStream.from(
+    chunks.map((chunk) => typeof chunk === "string" ? encode(chunk) : chunk),
+  );
+}
+
+// ---- The timer ----
+
+Deno.test("the timer is that of RFC 6298, computed by hand", LIMIT, async (t) => {
+  await t.step("(2.1) before any round trip it is what was asked for", () => {
+    assertEquals(new RetransmissionTimer(1_000).rto, 1_000);
+  });
+
+  await t.step("(2.2) the first: SRTT = R, RTTVAR = R/2, RTO = SRTT + 4 RTTVAR", () => {
+    const timer = new RetransmissionTimer(1_000);
+    timer.sample(100);
+    assertEquals(timer.rto, 300); // 100 + 4 * 50
+  });
+
+  await t.step("(2.3) the next: RTTVAR first, by 1/4; then SRTT, by 1/8", () => {
+    const timer = new RetransmissionTimer(1_000);
+    timer.sample(100);
+    timer.sample(200);
+    assertEquals(timer.rto, 362.5); // SRTT 100 + 100/8 = 112.5; RTTVAR 50 + (100 - 50)/4 = 62.5
+    timer.sample(112.5);
+    assertEquals(timer.rto, 300); // SRTT 112.5; RTTVAR 62.5 + (0 - 62.5)/4 = 46.875
+    timer.sample(72.5);
+    assertEquals(timer.rto, 288.125); // SRTT 107.5; RTTVAR 46.875 + (40 - 46.875)/4 = 45.15625
+  });
+
+  await t.step("(5.5) it doubles with each loss, (2.5) up to 60 s", () => {
+    const timer = new RetransmissionTimer(1_000);
+    const waits = Array.from({ length: 8 }, () => {
+      timer.backOff();
+      return timer.rto;
+    });
+    assertEquals(waits, [2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]);
+    timer.sample(100_000);
+    assertEquals(timer.rto, 60_000);
+  });
+
+  await t.step("(5.7) the next round trip takes the doubling back", () => {
+    const timer = new RetransmissionTimer(1_000);
+    timer.sample(100);
+    timer.backOff();
+    timer.backOff();
+    assertEquals(timer.rto, 1_200);
+    timer.sample(100);
+    assertEquals(timer.rto, 250); // SRTT 100; RTTVAR 50 - 50/4 = 37.5
+  });
+
+  await t.step("(2.4) it never falls below 200 ms, or a first wait that is shorter", () => {
+    for (const [first, least] of [[1_000, 200], [50, 50]] as const) {
+      const timer = new RetransmissionTimer(first);
+      timer.sample(0.1);
+      assertEquals(timer.rto, least);
+    }
+  });
+});
+
+// ---- One request ----
+
+Deno.test("request: an echo at once", LIMIT, async () => {
+  await using server = new UdpPeer(echo);
+  using socket = await openTo(server);
+  const { tries, ms } = await request(socket, encode("hello"));
+  assertEquals(tries, 1);
+  assert(ms > 0 && ms < 1_000, `${ms} ms`);
+  assertEquals(socket.timer.rto, 200);
+  assertEquals(socket.ignored, { strangers: 0, late: 0, different: 0 });
+});
+
+Deno.test("request: a datagram of any size comes back whole", LIMIT, async (t) => {
+  const random = seededRandom();
+  await using server = serve({ port: 0 });
+  using socket = await openTo(server);
+  for (const size of [0, 1, 1_472, 65_506, 65_507]) {
+    await t.step(`${size} bytes`, async () => {
+      assertEquals((await request(socket, random.bytes(size))).tries, 1);
+    });
+  }
+});
+
+Deno.test("request: a loss is made good, and Karn's rule keeps the timer", LIMIT, async () => {
+  const times: number[] = [];
+  await using server = new UdpPeer((datagram, count, self) => {
+    times.push(performance.now());
+    if (count === 4) return self.send(datagram.bytes, datagram.from);
+  });
+  using socket = await openTo(server, { timeoutSeconds: 0.02 });
+  const { tries, ms } = await request(socket, encode("hello"));
+  assertEquals(tries, 4);
+  assert(ms < 20, `${ms} ms are of the last try alone`);
+  assertEquals(socket.timer.rto, 160); // doubled three times; the round trip is not a sample
+  const waits = times.slice(1).map((time, i) => time - times[i]!);
+  for (const [i, least] of [20, 40, 80].entries()) {
+    assertGreaterOrEqual(waits[i]!, least - 2); // two clocks, rounded
+  }
+});
+
+Deno.test("request: no answer at all", LIMIT, async () => {
+  await using server = new UdpPeer();
+  const rows = [[0, "1 try"], [1, "2 tries"], [3, "4 tries"]] as const;
+  for (const [retries, tries] of rows) {
+    using socket = await openTo(server, { timeoutSeconds: 0.01 });
+    const error = await assertRejects(
+      () => request(socket, encode("hello"), { retries }),
+      NoAnswerError,
+    );
+    assertMatch(
+      error.message,
+      new RegExp(
+        `^no answer from 127\\.0\\.0\\.1:${server.addr.port} after ${tries} in [\\d.]+ s$`,
+      ),
+    );
+  }
+  assertEquals((await server.arrived()).length, 1 + 2 + 4);
+});
+
+Deno.test("request: what is no echo is counted and not believed", LIMIT, async (t) => {
+  const one = (kind: string): Record<string, number> => ({
+    strangers: 0,
+    late: 0,
+    different: 0,
+    [kind]: 1,
+  });
+  await using stranger = new UdpPeer();
+  const rows: [string, (bytes: Bytes) => Bytes | UdpPeer, string][] = [
+    ["from a stranger's port", () => stranger, "strangers"],
+    ["a bit turned", (bytes) => bytes.with(4, bytes[4]! ^ 1) as Bytes, "different"],
+    ["too short", (bytes) => bytes.subarray(1), "different"],
+    ["cut", (bytes) => bytes.subarray(0, -1), "different"],
+    ["empty", () => encode(""), "different"],
+    ["too long", (bytes) => encode(`${decode(bytes)}!`), "different"],
+  ];
+  for (const [name, change, kind] of rows) {
+    await t.step(`${name}: not believed`, async () => {
+      await using server = new UdpPeer(({ bytes, from }, _, self) => {
+        const answer = change(bytes);
+        return answer instanceof UdpPeer ? answer.send(bytes, from) : self.send(answer, from);
+      });
+      using socket = await openTo(server, { timeoutSeconds: 0.02 });
+      const ask = (): Promise<unknown> => request(socket, encode("hello"), { retries: 0 });
+      await assertRejects(ask, NoAnswerError);
+      assertEquals<Record<string, number>>(socket.ignored, one(kind));
+    });
+
+    await t.step(`${name}: and not in the way of the echo`, async () => {
+      await using server = new UdpPeer(async ({ bytes, from }, _, self) => {
+        const answer = change(bytes);
+        await (answer instanceof UdpPeer ? answer.send(bytes, from) : self.send(answer, from));
+        await self.send(bytes, from);
+      });
+      using socket = await openTo(server);
+      assertEquals((await request(socket, encode("hello"))).tries, 1);
+      assertEquals<Record<string, number>>(socket.ignored, one(kind));
+    });
+  }
+
+  await t.step("the longest, with more bytes than were sent", async () => {
+    await using server = new UdpPeer(({ from }, _, self) =>
+      self.send(new Uint8Array(65_507), from)
+    );
+    using socket = await openTo(server, { timeoutSeconds: 0.05 });
+    const ask = (): Promise<unknown> => request(socket, new Uint8Array(65_506), { retries: 0 });
+    await assertRejects(ask, NoAnswerError);
+    assertEquals(socket.ignored.different, 1);
+  });
+});
+
+Deno.test("request: late and repeated echoes are told from those of now", LIMIT, async (t) => {
+  await t.step("late: it comes when the next sentence is out", async () => {
+    let first: Bytes | undefined;
+    await using server = new UdpPeer(async ({ bytes, from }, count, self) => {
+      if (count === 1) return void (first = bytes);
+      await self.send(first!, from);
+      await self.send(bytes, from);
+    });
+    using socket = await openTo(server, { timeoutSeconds: 0.1 });
+    const ask = (text: string): Promise<unknown> => request(socket, encode(text), { retries: 0 });
+    await assertRejects(() => ask("one"), NoAnswerError);
+    await ask("two");
+    assertEquals(socket.ignored, { strangers: 0, late: 1, different: 0 });
+  });
+
+  await t.step("each of three tries is answered, after the third", async () => {
+    await using server = new UdpPeer(async ({ bytes, from }, count, self) => {
+      if (count < 3) return;
+      if (count === 3) { for (let i = 0; i < 3; i++) await self.send(bytes, from); }
+      else await self.send(bytes, from);
+    });
+    using socket = await openTo(server, { timeoutSeconds: 0.05 });
+    assertEquals((await request(socket, encode("one"))).tries, 3);
+    assertEquals((await request(socket, encode("two"))).tries, 1);
+    assertEquals(socket.ignored, { strangers: 0, late: 2, different: 0 });
+  });
+
+  await t.step("repeated: each echo comes twice", async () => {
+    await using server = new UdpPeer(async ({ bytes, from }, _, self) => {
+      await self.send(bytes, from);
+      await self.send(bytes, from);
+    });
+    using socket = await openTo(server);
+    for (const sentence of ["one", "two", "three"]) await request(socket, encode(sentence));
+    // The last one's second echo may still be on its way.
+    assert(socket.ignored.late >= 2, `${socket.ignored.late} are late`);
+    assertEquals([socket.ignored.strangers, socket.ignored.different], [0, 0]);
+  });
+});
+
+Deno.test("no failed send goes unsaid", LIMIT, async () => {
+  await using server = new UdpPeer(echo);
+  using socket = await openTo(server);
+  const error = await assertRejects(() => request(socket, new Uint8Array(65_508)), Error);
+  assertMatch(error.message, /^cannot send to 127\.0\.0\.1:\d+: message too long$/);
+  assert(error.cause instanceof Error);
+  assertEquals((await request(socket, encode("hello"))).tries, 1);
+});
+
+// ---- A conversation ----
+
+Deno.test("converse: a sentence a line, however its bytes come", LIMIT, async (t) => {
+  const rows: [string, (string | Bytes)[], string[]][] = [
+    ["nothing", [], []],
+    ["one", ["hello\n"], ["hello"]],
+    ["without an end", ["hello"], ["hello"]],
+    ["empty lines", ["\n\na\n\n"], ["", "", "a", ""]],
+    ["in pieces", ["he", "", "llo\nho", "w are", " you?\nf", "ine"], [
+      "hello",
+      "how are you?",
+      "fine",
+    ]],
+    ["the CR of Windows is kept", ["a\r\nb\r\n"], ["a\r", "b\r"]],
+    ["UTF-8 cut in two", [encode("ä").subarray(0, 1), encode("ä").subarray(1), "\n"], ["ä"]],
+    ["behind a stop word nothing", ["a\nstop\nb\n"], ["a", "stop"]],
+    ["nor behind one with blanks", [" exit \nb\n"], [" exit "]],
+    ["one more byte than a line holds of a stop word", ["stops\nstop"], ["stops", "stop"]],
+  ];
+  for (const [name, chunks, expected] of rows) {
+    await t.step(name, async () => {
+      await using server = new UdpPeer(echo);
+      using socket = await openTo(server);
+      const { output } = collector();
+      const counts = await converse(socket, streamOf(...chunks), output);
+      assertEquals(counts, { sent: expected.length, echoed: expected.length, lost: 0 });
+      assertEquals((await server.arrived()).map(({ bytes }) => decode(bytes)), expected);
+    });
+  }
+});
+
+Deno.test("converse: the first sentence decides whether anybody is there", LIMIT, async () => {
+  await using server = new UdpPeer();
+  using socket = await openTo(server, { timeoutSeconds: 0.01 });
+  const talk = (): Promise<unknown> =>
+    converse(socket, streamOf("one\ntwo\n"), collector().output, { retries: 1 });
+  await assertRejects(talk, NoAnswerError, "after 2 tries");
+});
+
+Deno.test("converse: a loss is told, and the rest goes on", LIMIT, async () => {
+  await using server = new UdpPeer((datagram, count, self) =>
+    count === 3 ? undefined : self.send(datagram.bytes, datagram.from)
+  );
+  using socket = await openTo(server, { timeoutSeconds: 0.1 });
+  const lost: string[] = [];
+  const counts = await converse(socket, streamOf("1\n2\n3\n4\n"), collector().output, {
+    retries: 0,
+    onLost: (what) => lost.push(what),
+  });
+  assertEquals(counts, { sent: 4, echoed: 3, lost: 1 });
+  assertEquals(lost.length, 1);
+  assertMatch(lost[0]!, /^sentence 3 is lost: no answer from 127\.0\.0\.1:\d+ after 1 try in /);
+});
+
+// ---- The process ----
+
+Deno.test("arguments: each is sent, the echoes are printed, done", LIMIT, async (t) => {
+  await using server = new UdpPeer(echo);
+  const rows: [string[], string[]][] = [
+    [["hello"], ["hello"]],
+    [["two words", "and more"], ["two words", "and more"]],
+    [["--", "-5", "--port"], ["-5", "--port"]],
+    [["Grüße, 你好 😀"], ["Grüße, 你好 😀"]],
+    [["a", "stop", "b"], ["a", "stop"]],
+    [["--no-stop", "stop", "b"], ["stop", "b"]],
+    [["--stop", "quit", "stop", "quit", "b"], ["stop", "quit"]],
+  ];
+  for (const [words, expected] of rows) {
+    await t.step(words.join(" "), async () => {
+      const args = [...to(server), ...words];
+      const { code, stdout, stderr } = await runScript("udp_client.ts", args);
+      assertEquals([code, stdout, stderr], [0, expected.map((text) => `${text}\n`).join(""), ""]);
+      // What is sent has no newline added.
+      assertEquals((await server.arrived()).map(({ bytes }) => decode(bytes)), expected);
+    });
+  }
+});
+
+Deno.test("a pipe: stdout is what was sent, byte for byte", LIMIT, async (t) => {
+  const random = seededRandom();
+  await using server = serve({ port: 0 });
+  const lines = Array.from({ length: 200 }, () => random.bytes(random.int(300)).map(noNewline));
+  const rows: [string, Bytes][] = [
+    ["nothing", encode("")],
+    ["an empty line", encode("\n")],
+    ["all byte values", Uint8Array.from({ length: 257 }, (_, i) => i === 256 ? 10 : i)],
+    ["invalid UTF-8", new Uint8Array([0xff, 0xc3, 0x0a, 0x80, 0xe2, 0x82, 0x0a])],
+    ["terminal controls", encode("\x1b]0;x\x07\u202e\x9b31m\0\r\n")],
+    ["a byte order mark", encode("\ufeffhello\n")],
+    ["200 random lines", Uint8Array.from(lines.flatMap((line) => [...line, 10]))],
+    ["65,507 bytes in a line", encode(`${"x".repeat(65_507)}\n`)],
+    ["a last line without an end", encode("hello\nhow are you?")],
+  ];
+  for (const [name, stdin] of rows) {
+    await t.step(name, async () => {
+      const { code, bytes, stderr } = await runScript("udp_client.ts", to(server), { stdin });
+      assertEquals([code, stderr], [0, ""]);
+      assertSameBytes(bytes, stdin);
+    });
+  }
+
+  await t.step("--quiet prints nothing", async () => {
+    const args = [...to(server), "--quiet", "hello"];
+    const { code, stdout, stderr } = await runScript("udp_client.ts", args);
+    assertEquals([code, stdout, stderr], [0, "", ""]);
+  });
+});
+
+function noNewline(byte: number): number {
+  return byte === 10 ? 11 : byte;
+}
+
+Deno.test("a sentence of 65,508 bytes is refused by name", LIMIT, async (t) => {
+  await using server = serve({ port: 0 });
+  const long = "x".repeat(65_508);
+  const rows: [string, string[], string][] = [
+    ["in a pipe", [], `hello\n${long}\nmore\n`],
+    ["in a pipe, without an end", [], `hello\n${long}`],
+    ["in the arguments", ["hello", long], ""],
+    ["much longer", [], `hello\n${"x".repeat(1_000_000)}\n`],
+  ];
+  for (const [name, words, stdin] of rows) {
+    await t.step(name, async () => {
+      const args = [...to(server), ...words];
+      const { code, stdout, stderr } = await runScript("udp_client.ts", args, { stdin });
+      assertEquals([code, stdout], [1, "hello\n"]); // what came before it was said
+      const bytes = name === "much longer" ? 1_000_000 : 65_508;
+      assertMatch(stderr, new RegExp(`^udp_client: [^\\n]*${bytes} bytes[^\\n]*65507[^\\n]*\\n$`));
+    });
+  }
+});
+
+Deno.test("without a server: no answer, how many tries, how long, exit 1", LIMIT, async (t) => {
+  const rows: [string, string[], string, number][] = [
+    ["by default", [], "4 tries", 0.15],
+    ["--retries 1", ["--retries", "1"], "2 tries", 0.03],
+    ["--retries 0", ["--retries", "0"], "1 try", 0.01],
+  ];
+  const port = await deadPort();
+  for (const [name, args, tries, seconds] of rows) {
+    await t.step(name, async () => {
+      const all = ["--port", `${port}`, "--timeout", "0.01", ...args, "hello", "more"];
+      const { code, stdout, stderr } = await runScript("udp_client.ts", all);
+      assertEquals([code, stdout], [1, ""]);
+      const [line, said] =
+        /^udp_client: no answer from 127\.0\.0\.1:\d+ after \w+ \w+ in ([\d.]+) s; is udp_server\.ts running there\?\n$/
+          .exec(stderr) ?? [];
+      assert(line !== undefined, stderr);
+      assertStringIncludes(line, `127.0.0.1:${port} after ${tries} in`);
+      assertGreaterOrEqual(Number(said), seconds * 0.9);
+      assertGreater(seconds + 2, Number(said));
+    });
+  }
+});
+
+Deno.test(
+  "forty sentences through 50 % loss and 20 % duplicates: in order, once each",
+  LIMIT,
+  async () => {
+    // Which try of a sentence is answered: of 80 tries 40. It does not hang on the order of replies,
+    // so that a slow machine meets the same faults.
+    const answered = [1, 2, 1, 3, 1, 2, 1, 4, 1, 4];
+    const tries = new Map<string, number>();
+    let replies = 0;
+    await using server = new UdpPeer(async ({ bytes, from }, _, self) => {
+      const sentence = decode(bytes);
+      const number = Number(sentence.split(" ")[1]);
+      tries.set(sentence, (tries.get(sentence) ?? 0) + 1);
+      if (tries.get(sentence)! < answered[number % answered.length]!) return;
+      for (let copies = ++replies % 5 === 0 ? 2 : 1; copies > 0; copies--) {
+        await self.send(bytes, from);
+      }
+    });
+    const stdin = Array.from({ length: 40 }, (_, i) => `sentence ${i}\n`).join("");
+    const args = [...to(server), "--timeout", "0.01", "--retries", "9"];
+    const { code, stdout, stderr } = await runScript("udp_client.ts", args, { stdin });
+    assertEquals([code, stdout], [0, stdin]);
+    assertMatch(stderr, /^udp_client: ignored datagrams: \d+ late\n$/);
+    assertGreaterOrEqual(server.count, 80);
+  },
+);
+
+Deno.test("--retries 0: each loss is reported, exit 1", LIMIT, async () => {
+  await using server = new UdpPeer((datagram, count, self) =>
+    count % 3 === 0 ? undefined : self.send(datagram.bytes, datagram.from)
+  );
+  const stdin = Array.from({ length: 10 }, (_, i) => `${i + 1}\n`).join("");
+  const args = [...to(server), "--timeout", "0.15", "--retries", "0"];
+  const { code, stdout, stderr } = await runScript("udp_client.ts", args, { stdin });
+  assertEquals([code, stdout], [1, "1\n2\n4\n5\n7\n8\n10\n"]);
+  const numbers = [...stderr.matchAll(/^udp_client: sentence (\d+) is lost: .* after 1 try in /gm)];
+  assertEquals(numbers.map(([, number]) => number), ["3", "6", "9"]);
+  assertEquals((await server.arrived()).length, 10);
+});
+
+Deno.test("what is ignored is said at the end, and is no failure", LIMIT, async () => {
+  await using stranger = new UdpPeer();
+  await using server = new UdpPeer(async ({ bytes, from }, count, self) => {
+    await stranger.send(bytes, from);
+    await self.send("something else", from);
+    await self.send(bytes, from);
+    if (count === 1) await self.send(bytes, from);
+  });
+  const args = [...to(server), "one", "two"];
+  const { code, stdout, stderr } = await runScript("udp_client.ts", args);
+  assertEquals([code, stdout], [0, "one\ntwo\n"]);
+  assertEquals(stderr, "udp_client: ignored datagrams: 2 strangers, 1 late, 2 different\n");
+});
+
+Deno.test("replies that differ are no answer, and are named", LIMIT, async () => {
+  await using server = new UdpPeer(({ bytes, from }, _, self) =>
+    self.send(decode(bytes).toUpperCase(), from)
+  );
+  const args = [...to(server), "--timeout", "0.02", "--retries", "1", "hello"];
+  const { code, stdout, stderr } = await runScript("udp_client.ts", args);
+  assertEquals([code, stdout], [1, ""]);
+  assertMatch(stderr, /^udp_client: no answer from .* after 2 tries in .*$/m);
+  assertMatch(stderr, /^udp_client: ignored datagrams: 2 different$/m);
+});
+
+Deno.test("--no-echo expects none", LIMIT, async () => {
+  await using server = new UdpPeer();
+  const args = [...to(server), "--no-echo", "one", "stop", "more"];
+  const { code, stdout, stderr } = await runScript("udp_client.ts", args);
+  assertEquals([code, stdout, stderr], [0, "", ""]);
+  assertEquals((await server.arrived()).map(({ bytes }) => decode(bytes)), ["one", "stop"]);
+});
+
+Deno.test("it ends after the echo of a stop word, its input still open", LIMIT, async () => {
+  await using server = serve({ port: 0 });
+  await using client = spawn("udp_client.ts", to(server));
+  for (const sentence of ["hello", "do not stop yet", "stop"]) {
+    await client.write(`${sentence}\n`);
+    assertEquals(await client.nextLine(), sentence);
+  }
+  const { code, stdout, stderr } = await client.finish();
+  assertEquals([code, stdout, stderr], [0, "", ""]);
+});
+
+Deno.test({
+  name: `at a terminal: a prompt, a line at a time, safe to see${
+    HAS_PTY ? "" : " (ignored: no python3 with pty here)"
+  }`,
+  ...LIMIT,
+  ignore: !HAS_PTY,
+  fn: async (t) => {
+    await using server = new UdpPeer(echo);
+
+    await t.step("a stop word ends it", async () => {
+      await using client = spawn("udp_client.ts", to(server), { via: PTY });
+      await client.stdout.until("> ");
+      await client.write("hello\n");
+      assertEquals(await client.stdout.until("> "), "hello\r\nhello\r\n> "); // typed, echoed
+      await client.write("stop\n");
+      const { code, stdout } = await client.finish();
+      assertEquals([code, stdout], [0, "stop\r\nstop\r\n"]);
+    });
+
+    await t.step("so does Ctrl-D", async () => {
+      await using client = spawn("udp_client.ts", to(server), { via: PTY });
+      await client.stdout.until("> ");
+      await client.write("\x04");
+      const { code, stdout } = await client.finish();
+      assertEquals(code, 0);
+      assert(["\r\n", "^D\b\b\r\n"].includes(stdout)); // what the terminal shows of it
+    });
+
+    await t.step("and Ctrl-C, with exit code 130", async () => {
+      await using client = spawn("udp_client.ts", to(server), { via: PTY });
+      await client.stdout.until("> ");
+      await client.write("\x03");
+      assertEquals((await client.finish()).code, 130);
+    });
+
+    await t.step("no echo can steer it", async () => {
+      const args = [...to(server), "\x1b[31m\x9b\u202eGrüße\u2028", "\xff\t"];
+      const { code, stdout } = await runScript("udp_client.ts", args, { via: PTY });
+      const lines = ["\\u{1b}[31m\\u{9b}\\u{202e}Grüße\\u{2028}", "ÿ\\u{9}"];
+      assertEquals([code, stdout], [0, lines.map((line) => `${line}\r\n`).join("")]);
+    });
+  },
+});
+
+Deno.test("the first signal ends it at once", LIMIT, async (t) => {
+  for (const [signal, expected] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+    await t.step({
+      name: WINDOWS ? `${signal} (ignored: Windows has no signals)` : `${signal}: ${expected}`,
+      ignore: WINDOWS,
+      fn: async () => {
+        await using server = new UdpPeer(); // it answers nothing
+        await using client = spawn("udp_client.ts", [...to(server), "--timeout", "3600", "hello"]);
+        await server.next();
+        assertEquals((await client.stop(signal)).code, expected);
+      },
+    });
+  }
+});
+
+Deno.test("a closed stdout ends it quickly and quietly", LIMIT, async () => {
+  await using server = new UdpPeer(echo);
+  await using client = spawn("udp_client.ts", to(server));
+  await client.stdout.close();
+  await client.write("hello\n");
+  const { signal, stderr } = await client.finish();
+  assertEquals([signal, stderr], [null, ""]);
+});
+
+Deno.test("names and addresses", LIMIT, async (t) => {
+  await t.step("resolve", async () => {
+    for (const numeric of ["127.0.0.1", "::1", "192.0.2.7"]) {
+      assertEquals(await resolve(numeric), numeric);
+    }
+    const local = await resolve("localhost");
+    assert(local === "127.0.0.1" || local === "::1", local);
+    const error = await assertRejects(() => resolve("no.such.host.invalid"), Error);
+    assertStringIncludes(error.message, 'cannot find the address of "no.such.host.invalid": ');
+  });
+
+  const ipv6 = hasIpv6();
+  const rows: [string, string, string][] = [
+    ["localhost", "127.0.0.1", ""],
+    ["127.1", "127.0.0.1", ""],
+    ["::1", "::1", ipv6 ? "" : "no IPv6 loopback here"],
+    ["0:0:0:0:0:0:0:1", "::1", ipv6 ? "" : "no IPv6 loopback here"],
+  ];
+  for (const [host, listening, why] of rows) {
+    await t.step({
+      name: why ? `${host} (ignored: ${why})` : host,
+      ignore: why !== "",
+      fn: async () => {
+        const hostname = host === "localhost" ? await resolve(host) : listening;
+        await using server = new UdpPeer(echo, { hostname });
+        const args = [...to(server), "--host", host, "--timeout", "0.1", "--retries", "2", "hello"];
+        const { addr: { port } } = server;
+        const bare = [host, hostname, "127.0.0.1", "::1", "::", "0.0.0.0"];
+        const allowNet = bare.flatMap((name) => {
+          const shown = name.includes(":") ? `[${name}]` : name;
+          return [shown, `${shown}:0`, `${shown}:${port}`];
+        }).join();
+        const { code, stdout, stderr } = await runScript("udp_client.ts", args, { allowNet });
+        assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
+      },
+    });
+  }
+});
+
+Deno.test("without its permission it says the flag to add, exit 1", LIMIT, async (t) => {
+  await using server = new UdpPeer(echo);
+  const { port } = server.addr;
+  const needed = `--allow-net=127.0.0.1:0,127.0.0.1:${port}`;
+  for (const allowNet of [false, `127.0.0.1:${port}`, "127.0.0.1:0", "localhost"] as const) {
+    await t.step(`--allow-net=${allowNet}`.replace(`${port}`, "PORT"), async () => {
+      const args = [...to(server), "hello"];
+      const { code, stdout, stderr } = await runScript("udp_client.ts", args, { allowNet });
+      assertEquals([code, stdout], [1, ""]);
+      assertMatch(stderr, /^udp_client: [^\n]+\n$/);
+      assertStringIncludes(stderr, needed);
+    });
+  }
+  assertEquals(server.count, 0);
+});
+
+Deno.test("--json prints one object a sentence", LIMIT, async () => {
+  await using server = new UdpPeer(echo);
+  const stdin = new Uint8Array([...encode("Grüße\n\x1b\u202e\n\n"), 0xff, 0x0a]);
+  const { code, stdout } = await runScript("udp_client.ts", [...to(server), "--json"], { stdin });
+  assertEquals(code, 0);
+  assertEquals(stdout.trimEnd().split("\n"), [
+    '{"event":"echo","bytes":7,"text":"Grüße"}',
+    '{"event":"echo","bytes":4,"text":"\\u001b\\u202e"}',
+    '{"event":"echo","bytes":0,"text":""}',
+    '{"event":"echo","bytes":1,"text":"\ufffd"}',
+  ]);
+});
+
+Deno.test("the time of an echo is measured", LIMIT, async () => {
+  const timers: Promise<void>[] = [];
+  await using server = new UdpPeer(({ bytes, from }, _, self) => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    setTimeout(() => resolve(self.send(bytes, from)), 30); // a slow server, not a wait for one
+    timers.push(promise);
+  });
+  using socket = await openTo(server);
+  const { ms } = await request(socket, encode("hello"));
+  assert(ms > 28 && ms < 1_000, `${ms} ms`);
+  await Promise.all(timers);
+});
