@@ -90,7 +90,8 @@ interface Client {
   bytes: number;
   line: Uint8Array; // the start of an unfinished line, at most PREVIEW_BYTES
   lineBytes: number; // of that line in all
-  activeAt: number; // when a byte last moved
+  active: boolean; // whether a byte moved since the last sweep
+  activeAt: number; // when a sweep last saw that
   writing: boolean;
   reason?: CloseReason; // once the server half-closed: nothing is echoed from then on
   deadline: number; // when it is cut off
@@ -102,7 +103,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = "127.0.0.1", port = 12_000, reusePort = false, once = false } = options;
   const { echo = true, idleSeconds = 0, maxConnections = 4_096, quiet = false } = options;
   const { onEvent = () => {}, onTrace } = options;
-  const stopWords = new Set(options.stop ?? ["stop", "exit"]);
+  const stop = (options.stop ?? ["stop", "exit"]).map((word) => encoder.encode(word));
 
   // Steps 1 to 3: in Deno one call creates the socket, binds it to the address, and listens.
   const listener = listen({ hostname, port, reusePort });
@@ -147,7 +148,8 @@ export function serve(options: ServeOptions = {}): EchoServer {
       bytes: 0,
       line: NO_BYTES,
       lineBytes: 0,
-      activeAt: performance.now(),
+      active: true,
+      activeAt: Infinity,
       writing: false,
       deadline: Infinity,
       closed: false,
@@ -187,7 +189,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
       const received = buffer.subarray(0, size);
       onTrace?.({ step: "5", call: `read() = ${size}`, to: "server", peer, bytes: received });
       client.bytes += size;
-      client.activeAt = performance.now();
+      client.active = true;
       if (client.reason) continue; // half-closed: read on, as a close with unread bytes is a reset
       const stopEnd = takeLines(client, received);
       if (echo) await writeAll(client, received.subarray(0, stopEnd));
@@ -204,7 +206,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     for (let rest = bytes; rest.length > 0;) {
       onTrace?.({ step: "5", call: `write(${rest.length})`, to: "client", peer, bytes: rest });
       rest = rest.subarray(await conn.write(rest));
-      client.activeAt = performance.now();
+      client.active = true;
     }
     client.writing = false;
   }
@@ -231,6 +233,8 @@ export function serve(options: ServeOptions = {}): EchoServer {
   function sweep(): void {
     const now = performance.now();
     for (const client of clients.keys()) {
+      if (client.active) client.activeAt = now;
+      client.active = false;
       const silent = now - client.activeAt;
       const asked = now - lastCall + GRACE_MS; // since the shutdown
       if (now >= Math.min(client.deadline, lastCall)) {
@@ -262,10 +266,10 @@ export function serve(options: ServeOptions = {}): EchoServer {
     client.line = NO_BYTES;
     client.lineBytes = 0;
     client.messages++;
-    if (quiet && (bytes > PREVIEW_BYTES || stopWords.size === 0)) return false;
-    const preview = previewText(line, bytes);
-    if (!quiet) onEvent({ event: "message", peer: client.peer, bytes, ...preview });
-    return !preview.more && stopWords.has(preview.text.trim());
+    if (!quiet) {
+      onEvent({ event: "message", peer: client.peer, bytes, ...previewText(line, bytes) });
+    }
+    return bytes <= PREVIEW_BYTES && isStopWord(line, stop);
   }
 
   function stopAccepting(): void {
@@ -315,6 +319,7 @@ function isSocketError(error: unknown): boolean {
 
 /** What is kept of a line that starts with `held` and goes on with `bytes`. */
 function joinPreview(held: Uint8Array, bytes: Uint8Array): Uint8Array {
+  if (held.length === PREVIEW_BYTES) return held;
   const line = new Uint8Array(Math.min(held.length + bytes.length, PREVIEW_BYTES));
   line.set(held);
   line.set(bytes.subarray(0, line.length - held.length), held.length);
@@ -382,6 +387,7 @@ export async function main(args: string[]): Promise<number> {
 
 const PREVIEW_BYTES = 1_000; // of a sentence are printed; the rest is only counted
 const MAX_WAITING_CHARS = 1_048_576; // of lines wait for a slow stdout; further lines are dropped
+const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that ends
 
 /** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
@@ -413,6 +419,7 @@ class LineOutput {
       this.#waiting = "";
       this.#dropped = 0;
       while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
+      await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
       if (dropped > 0) {
         say(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
       }
@@ -435,6 +442,17 @@ let said = Promise.resolve();
 /** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
 function say(line: string): void {
   said = said.then(() => Deno.stderr.write(encoder.encode(`${line}\n`))).then(() => {}, () => {});
+}
+
+/** Whether a sentence, but for the blanks and line ends around it, is one of `words`. */
+function isStopWord(sentence: Uint8Array, words: Uint8Array[]): boolean {
+  const isBlank = (byte: number): boolean => byte === 0x20 || byte >= 0x09 && byte <= 0x0d;
+  let [start, end] = [0, sentence.length];
+  while (start < end && isBlank(sentence[start]!)) start++;
+  while (start < end && isBlank(sentence[end - 1]!)) end--;
+  return words.some((word) =>
+    word.length === end - start && word.every((byte, i) => byte === sentence[start + i])
+  );
 }
 
 /** What is shown of a sentence of `total` bytes that starts with `bytes`, and how many are not. */

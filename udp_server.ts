@@ -101,7 +101,8 @@ interface Session {
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = "127.0.0.1", port = 12_000, echo = true, once, rate = 0, quiet } = options;
   const { drop = 0, duplicate = 0, delayMs = 0, onEvent = () => {}, onTrace } = options;
-  const stop = new Set(options.stop ?? ["stop", "exit"]);
+  const stop = (options.stop ?? ["stop", "exit"]).map((word) => encoder.encode(word));
+  const lossy = drop > 0 || duplicate > 0 || delayMs > 0;
   const random = randomFrom(options.seed ?? 0);
 
   // Steps 1 and 2: one call creates the socket and binds it to the address.
@@ -144,13 +145,14 @@ export function serve(options: ServeOptions = {}): EchoServer {
     session.bytes += length;
     totals.messages++;
     totals.bytes += length;
-    const shown = !quiet || stop.size > 0 && length <= PREVIEW_BYTES;
-    const preview = shown ? previewText(datagram, length) : { text: "", more: length };
-    if (!quiet) onEvent({ event: "message", peer, bytes: length, ...preview });
-    if (echo && !isLoop(session, datagram, peer) && !isTooFast(session, peer)) {
-      await reply(datagram, to, session.run);
+    if (!quiet) {
+      onEvent({ event: "message", peer, bytes: length, ...previewText(datagram, length) });
     }
-    if (!preview.more && stop.has(preview.text.trim())) endSession(peer, session);
+    const stops = length <= PREVIEW_BYTES && isStopWord(datagram, stop); // the buffer is used again
+    if (echo && !isLoop(session, datagram, peer) && !isTooFast(session, peer)) {
+      await (lossy ? sendLossy(datagram, to, session.run) : send(datagram, to));
+    }
+    if (stops) endSession(peer, session);
   }
 
   /** A session for a new peer; none where the answer would go astray, whoever forged its address. */
@@ -221,8 +223,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   }
 
   /** Sends the reply, over the network that `--drop`, `--duplicate` and `--delay` make of loopback. */
-  async function reply(datagram: Uint8Array, to: Deno.NetAddr, run: number): Promise<void> {
-    if (drop === 0 && duplicate === 0 && delayMs === 0) return await send(datagram, to);
+  async function sendLossy(datagram: Uint8Array, to: Deno.NetAddr, run: number): Promise<void> {
     const [dropped, doubled] = [random() < drop, random() < duplicate];
     const delays = [random() * delayMs, random() * delayMs]; // drawn always: the seed decides alone
     const peer = formatAddress(to);
@@ -249,19 +250,18 @@ export function serve(options: ServeOptions = {}): EchoServer {
   }
 
   /** No send that fails ends the server. */
-  async function send(datagram: Uint8Array, to: Deno.NetAddr): Promise<void> {
-    const peer = formatAddress(to);
+  async function send(bytes: Uint8Array, to: Deno.NetAddr): Promise<void> {
     try {
       onTrace?.({
         step: "5",
-        call: `send(${datagram.length})`,
+        call: `send(${bytes.length})`,
         to: "client",
-        peer,
-        bytes: datagram,
+        peer: formatAddress(to),
+        bytes,
       });
-      await socket.send(datagram, to);
+      await socket.send(bytes, to);
     } catch (error) {
-      leaveUnanswered(`cannot send: ${reasonOf(error)}`, peer);
+      leaveUnanswered(`cannot send: ${reasonOf(error)}`, formatAddress(to));
     }
   }
 
@@ -321,8 +321,10 @@ function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | 
 function hashOf(datagram: Uint8Array): number {
   const words = new Uint32Array(datagram.buffer, datagram.byteOffset, datagram.length >> 2);
   let hash = datagram.length ^ 0x811c9dc5;
-  for (const word of words) hash = Math.imul(hash ^ word, 0x01000193);
-  for (const byte of datagram.subarray(words.byteLength)) hash = Math.imul(hash ^ byte, 0x01000193);
+  for (let i = 0; i < words.length; i++) hash = Math.imul(hash ^ words[i]!, 0x01000193);
+  for (let i = words.length * 4; i < datagram.length; i++) {
+    hash = Math.imul(hash ^ datagram[i]!, 0x01000193);
+  }
   return hash;
 }
 
@@ -397,6 +399,7 @@ export async function main(args: string[]): Promise<number> {
 
 const PREVIEW_BYTES = 1_000; // of a sentence are printed; the rest is only counted
 const MAX_WAITING_CHARS = 1_048_576; // of lines wait for a slow stdout; further lines are dropped
+const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that ends
 
 /** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
@@ -428,6 +431,7 @@ class LineOutput {
       this.#waiting = "";
       this.#dropped = 0;
       while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
+      await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
       if (dropped > 0) {
         say(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
       }
@@ -450,6 +454,17 @@ let said = Promise.resolve();
 /** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
 function say(line: string): void {
   said = said.then(() => Deno.stderr.write(encoder.encode(`${line}\n`))).then(() => {}, () => {});
+}
+
+/** Whether a sentence, but for the blanks and line ends around it, is one of `words`. */
+function isStopWord(sentence: Uint8Array, words: Uint8Array[]): boolean {
+  const isBlank = (byte: number): boolean => byte === 0x20 || byte >= 0x09 && byte <= 0x0d;
+  let [start, end] = [0, sentence.length];
+  while (start < end && isBlank(sentence[start]!)) start++;
+  while (start < end && isBlank(sentence[end - 1]!)) end--;
+  return words.some((word) =>
+    word.length === end - start && word.every((byte, i) => byte === sentence[start + i])
+  );
 }
 
 /** What is shown of a sentence of `total` bytes that starts with `bytes`, and how many are not. */

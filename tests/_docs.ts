@@ -1,5 +1,6 @@
 /**
- * Reads the documentation, and runs its transcripts at a real terminal to compare every line.
+ * Reads the documentation, and runs its transcripts, at a terminal where something is typed, to
+ * compare every line.
  *
  * A fence whose info string is `console` is what a person sees in a terminal:
  *
@@ -25,6 +26,7 @@ export type Section = { title: string; text: string; fences: Fence[] };
 
 const CLOSED = /closed \(|"event":"close"| close\(\) +│ +\S/; // a connection, at a server
 const READY = /listening/;
+const KEYS = /^(>|\^C)/; // a prompt, or a key
 
 /** The sections of a Markdown text, whatever the rank of their headings. */
 function sectionsOf(markdown: string): Section[] {
@@ -77,10 +79,12 @@ export function transcriptsOf({ fences }: Section): Fence[] {
 export async function replay(section: Section): Promise<void> {
   const ports = new Map<string, string>(); // from 12000, as it is written, to the one in use
   const terminals = new Map<string, Terminal>();
+  const transcripts = transcriptsOf(section);
+  const typed = transcripts.some(({ lines }) => lines.some((line) => KEYS.test(line)));
   try {
-    for (const [i, { info, lines }] of transcriptsOf(section).entries()) {
+    for (const [i, { info, lines }] of transcripts.entries()) {
       const name = info[1] ?? `terminal ${i + 1}`;
-      const terminal = terminals.get(name) ?? new Terminal(ports);
+      const terminal = terminals.get(name) ?? new Terminal(ports, typed);
       terminals.set(name, terminal);
       const ended = await terminal.play(lines);
       // A server says so when a client has gone; the next one comes after that, as for a person.
@@ -97,6 +101,7 @@ export async function replay(section: Section): Promise<void> {
 /** One terminal window: what it must show, and what it shows. */
 class Terminal implements AsyncDisposable {
   readonly #ports: Map<string, string>;
+  readonly #typed: boolean; // else it needs no terminal: one costs a tenth of a second
   readonly #expected: string[] = [];
   readonly #shown: string[] = [];
   #program: Program | undefined;
@@ -106,8 +111,9 @@ class Terminal implements AsyncDisposable {
   #atPrompt = false;
   #serves = false; // it goes on until it is told to end
 
-  constructor(ports: Map<string, string>) {
+  constructor(ports: Map<string, string>, typed: boolean) {
     this.#ports = ports;
+    this.#typed = typed;
   }
 
   /** Does what a fence says, and reads what must come of it. Returns how many TCP clients ended. */
@@ -136,8 +142,9 @@ class Terminal implements AsyncDisposable {
     this.#command = line;
     this.#serves = false;
     this.#shown.push(line);
-    const command = `(exit ${this.#status}); ${this.#withPorts(line.slice(2))}`;
-    const args = [...PTY.slice(1), "bash", "-c", command];
+    const command = this.#withPorts(line.slice(2)).replace(/^deno run [^|&]*$/, "exec $&");
+    const bash = ["bash", "-c", `exec 2>&1; (exit ${this.#status}); ${command}`];
+    const [name, ...args] = this.#typed ? [...PTY, ...bash] : bash;
     const options = {
       env: { NO_COLOR: "1", TERM: "dumb" },
       cwd: fileUrl("."),
@@ -145,7 +152,7 @@ class Terminal implements AsyncDisposable {
       stdout: "piped",
       stderr: "piped",
     } as const;
-    this.#program = new Program(line, new Deno.Command(PTY[0]!, { args, ...options }).spawn());
+    this.#program = new Program(line, new Deno.Command(name!, { args, ...options }).spawn());
   }
 
   /** Reads what is pending; of a program that ends, on to its end, however much that is. */
@@ -153,7 +160,7 @@ class Terminal implements AsyncDisposable {
     const lines = this.#pending.splice(0);
     const stopped = lines.some((line) => line.startsWith("^C"));
     const ends = (!this.#serves || stopped) && lines.at(-1) !== ">";
-    const typed = ends ? lines.findLastIndex((line) => /^(>|\^C)/.test(line)) + 1 : lines.length;
+    const typed = ends ? lines.findLastIndex((line) => KEYS.test(line)) + 1 : lines.length;
     for (const line of lines.slice(0, typed)) await this.#read(line);
     if (!ends || !this.#program) return;
     const { stdout, code } = await this.#program.finish();

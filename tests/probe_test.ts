@@ -572,7 +572,7 @@ Deno.test({
         await socat.stderr.until("127.0.0.1:");
         const port = await socat.stderr.nextLine();
         // Its pipe would merge two datagrams that are there at once.
-        const probe = ["-p", port, "-c", "5", "-i", "0.1"];
+        const probe = ["-p", port, "-c", "5", "-i", "0.05"];
         const { code, stdout, stderr } = await runScript(script, probe);
         assertEquals([code, stderr], [0, ""]);
         assertEquals(countsOf(stdout), [5, 5, 0, 0, 0, 0]);

@@ -147,6 +147,16 @@ Deno.test("converse: random megabytes, however they are cut", LIMIT, async (t) =
     assertSameBytes(received(), bytes);
   });
 
+  await t.step("a system that takes a little at a time", async () => {
+    await using server = start({ stop: [] });
+    using conn = await connect({ port: server.port });
+    const write = conn.write.bind(conn);
+    conn.write = (bytes) => write(bytes.subarray(0, 10_000));
+    const { output, bytes: received } = collector();
+    await converse(conn, ReadableStream.from([bytes]), output);
+    assertSameBytes(received(), bytes);
+  });
+
   await t.step("a server that reads late", async () => {
     await using server = rudeServer(async (conn) => {
       await aWhile(); // the client's writes fill what the systems hold

@@ -245,6 +245,26 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "a shutdown waits for a peer that reads late: what was received is echoed",
+  LIMIT,
+  async () => {
+    await using server = start({ stop: [] });
+    using late = await server.connect();
+    const bytes = seededRandom().bytes(6 * 1_048_576);
+    const sending = writeAll(late, bytes);
+    using conn = await server.connect();
+    for (let i = 0; i < 200; i++) assertEquals(await exchange(conn, "hello\n"), "hello\n");
+    const ended = server[Symbol.asyncDispose]();
+    assertEquals(await readToEnd(conn), new Uint8Array()); // this one is silent
+    assertSameBytes(await readToEnd(late), bytes);
+    await sending;
+    conn.close();
+    late.close();
+    await ended;
+  },
+);
+
 Deno.test("each line is printed as it completes, an unfinished one at the end", LIMIT, async () => {
   await using server = spawn("tcp_server.ts", ["--port", "0"]);
   using conn = await Deno.connect({ port: await server.port() });
