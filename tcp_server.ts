@@ -192,23 +192,17 @@ export function serve(options: ServeOptions = {}): EchoServer {
       client.active = true;
       if (client.reason) continue; // half-closed: read on, as a close with unread bytes is a reset
       const stopEnd = takeLines(client, received);
-      if (echo) await writeAll(client, received.subarray(0, stopEnd));
+      client.writing = true;
+      for (let rest = received.subarray(0, echo ? stopEnd : 0); rest.length > 0;) {
+        onTrace?.({ step: "5", call: `write(${rest.length})`, to: "client", peer, bytes: rest });
+        rest = rest.subarray(await conn.write(rest)); // it may take fewer bytes (UNP 3.9)
+        client.active = true;
+      }
+      client.writing = false;
       if (stopEnd !== undefined) halfClose(client, "stop");
       if (size === READ_BYTES && buffer.length === size) buffer = new Uint8Array(BULK_READ_BYTES);
     }
     onTrace?.({ step: "5", call: "read() = null", to: "server", peer, note: "FIN (inferred)" });
-  }
-
-  /** A write may take fewer bytes than it is given (UNP 3.9). */
-  async function writeAll(client: Client, bytes: Uint8Array): Promise<void> {
-    const { conn, peer } = client;
-    client.writing = true;
-    for (let rest = bytes; rest.length > 0;) {
-      onTrace?.({ step: "5", call: `write(${rest.length})`, to: "client", peer, bytes: rest });
-      rest = rest.subarray(await conn.write(rest));
-      client.active = true;
-    }
-    client.writing = false;
   }
 
   /** Step 6, its first half: the peer reads every echo, then the end of the stream (UNP 6.6). */

@@ -116,7 +116,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   const totals = { messages: 0, bytes: 0, unanswered: 0 };
   let heldBytes = 0;
   let closing: Promise<void> | undefined;
-  let answering = Promise.resolve();
+  let answering: Promise<void> | undefined;
 
   /** Step 5: one loop, since parallel receives finish in the wrong order; no failure ends it. */
   async function receiveDatagrams(): Promise<void> {
@@ -135,7 +135,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     }
   }
 
-  async function answer(datagram: Uint8Array, to: Deno.NetAddr): Promise<void> {
+  function answer(datagram: Uint8Array, to: Deno.NetAddr): Promise<void> | undefined {
     const peer = formatAddress(to);
     const { length } = datagram;
     onTrace?.({ step: "5", call: `receive() = ${length}`, to: "server", peer, bytes: datagram });
@@ -148,11 +148,12 @@ export function serve(options: ServeOptions = {}): EchoServer {
     if (!quiet) {
       onEvent({ event: "message", peer, bytes: length, ...previewText(datagram, length) });
     }
-    const stops = length <= PREVIEW_BYTES && isStopWord(datagram, stop); // the buffer is used again
+    const stops = length <= PREVIEW_BYTES && isStopWord(datagram, stop);
+    let sent;
     if (echo && !isLoop(session, datagram, peer) && !isTooFast(session, peer)) {
-      await (lossy ? sendLossy(datagram, to, session.run) : send(datagram, to));
+      sent = lossy ? sendLossy(datagram, to, session.run) : send(datagram, to);
     }
-    if (stops) endSession(peer, session);
+    return stops ? Promise.resolve(sent).then(() => endSession(peer, session)) : sent;
   }
 
   /** A session for a new peer; none where the answer would go astray, whoever forged its address. */

@@ -11,19 +11,21 @@
  * - A second word in the info string, as in `console client`, names the terminal: a later fence of
  *   that name that starts without `$` goes on where it was left.
  *
- * Free ports stand in for 12000 and the like, and {@linkcode mask} hides what no two runs share.
+ * Free ports stand in for 12000 and the like. What no two runs share is masked: the ports of clients,
+ * though not which is which, and times.
  *
  * @module
  */
 
 import { assertEquals } from "@std/assert";
-import { fileUrl, freePort, Program, PTY } from "./_helpers.ts";
+import { decode, fileUrl, freePort, Program, PTY } from "./_helpers.ts";
 
 /** A fenced block: its info string, word by word, and its lines. */
 export type Fence = { info: string[]; lines: string[] };
 /** A heading, the text under it, and the fenced blocks in that text. */
 export type Section = { title: string; text: string; fences: Fence[] };
 
+const DENO_DIRECTORY = Deno.execPath().replace(/[/\\][^/\\]+$/, "");
 const CLOSED = /closed \(|"event":"close"| close\(\) +│ +\S/; // a connection, at a server
 const READY = /listening/;
 const KEYS = /^(>|\^C)/; // a prompt, or a key
@@ -75,16 +77,19 @@ export function transcriptsOf({ fences }: Section): Fence[] {
   return fences.filter(({ info }) => info[0] === "console");
 }
 
+/** Whether a person types something in it, and it needs a terminal. */
+export function isTyped(section: Section): boolean {
+  return transcriptsOf(section).some(({ lines }) => lines.some((line) => KEYS.test(line)));
+}
+
 /** Runs the transcripts of a section as a person would, and compares what they show. */
 export async function replay(section: Section): Promise<void> {
   const ports = new Map<string, string>(); // from 12000, as it is written, to the one in use
   const terminals = new Map<string, Terminal>();
-  const transcripts = transcriptsOf(section);
-  const typed = transcripts.some(({ lines }) => lines.some((line) => KEYS.test(line)));
   try {
-    for (const [i, { info, lines }] of transcripts.entries()) {
+    for (const [i, { info, lines }] of transcriptsOf(section).entries()) {
       const name = info[1] ?? `terminal ${i + 1}`;
-      const terminal = terminals.get(name) ?? new Terminal(ports, typed);
+      const terminal = terminals.get(name) ?? new Terminal(ports, isTyped(section));
       terminals.set(name, terminal);
       const ended = await terminal.play(lines);
       // A server says so when a client has gone; the next one comes after that, as for a person.
@@ -144,9 +149,9 @@ class Terminal implements AsyncDisposable {
     this.#shown.push(line);
     const command = this.#withPorts(line.slice(2)).replace(/^deno run [^|&]*$/, "exec $&");
     const bash = ["bash", "-c", `exec 2>&1; (exit ${this.#status}); ${command}`];
-    const [name, ...args] = this.#typed ? [...PTY, ...bash] : bash;
+    const [name, ...args] = this.#typed ? [python(), ...PTY.slice(1), ...bash] : bash;
     const options = {
-      env: { NO_COLOR: "1", TERM: "dumb" },
+      env: { NO_COLOR: "1", TERM: "dumb", PATH: `${DENO_DIRECTORY}:${Deno.env.get("PATH")}` },
       cwd: fileUrl("."),
       stdin: "piped",
       stdout: "piped",
@@ -192,9 +197,12 @@ class Terminal implements AsyncDisposable {
     for (const line of this.#pending.splice(0, closed + 1)) await this.#read(line);
   }
 
-  /** At the end of the section: all that was shown is what the fences of this terminal say. */
+  /** At the end of the section: what was shown is what the fences of this terminal say, no more. */
   async compare(): Promise<void> {
     await this.#readPending();
+    this.#program?.kill("SIGKILL");
+    const more = (await this.#program?.finish())?.stdout;
+    if (more) this.#shown.push(more);
     const shown = this.#withoutPorts(this.#shown.map(clean).join("\n"));
     assertEquals(mask(shown), mask(this.#expected.join("\n")));
   }
@@ -221,6 +229,15 @@ class Terminal implements AsyncDisposable {
   }
 }
 
+let pythonPath: string | undefined;
+
+/** Python itself, where `python3` is a script that looks for it each time. */
+function python(): string {
+  const options = { args: ["-c", "import sys; print(sys.executable)"] };
+  pythonPath ??= decode(new Deno.Command(PTY[0]!, options).outputSync().stdout).trim();
+  return pythonPath;
+}
+
 /** A line as a terminal shows it: what was erased is gone, and the key that ends input is none. */
 function clean(line: string): string {
   // deno-lint-ignore no-control-regex
@@ -229,7 +246,7 @@ function clean(line: string): string {
 }
 
 /** Text without what no two runs share: the ports of clients, times, and what is counted of them. */
-export function mask(text: string): string {
+function mask(text: string): string {
   const peers = new Map<string, number>();
   function numberOf(port: string): number {
     if (!peers.has(port)) peers.set(port, peers.size + 1);

@@ -6,9 +6,10 @@
  */
 
 import { Buffer } from "node:buffer";
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import {
   type Bytes,
+  decode,
   encode,
   exchange,
   fileUrl,
@@ -82,6 +83,17 @@ export async function eventually(
     if (performance.now() - start > ms) throw new Error(`not within ${ms} ms: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
+}
+
+/** A pause, where time itself is measured. */
+export function seconds(count: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, count * 1000));
+}
+
+/** What `promise` resolves to, and after how many seconds from now. */
+export async function timed<T>(promise: Promise<T>): Promise<[T, number]> {
+  const start = performance.now();
+  return [await promise, (performance.now() - start) / 1000];
 }
 
 // ---- Other programs, other networks ----
@@ -213,6 +225,58 @@ while count > 0:
     count -= len(socks)
 `;
 
+// ---- Descriptors ----
+
+/** Runs the command behind it with 48 descriptors at most. */
+export const FEW_DESCRIPTORS: string[] = ["sh", "-c", 'ulimit -n 48; exec "$@"', "sh"];
+
+/**
+ * 80 clients for a server with {@linkcode FEW_DESCRIPTORS}: how many are served, what part of a core
+ * it takes while the others wait, and how long one of them waits once one is `freed`, in seconds.
+ */
+export async function starve(
+  server: Program,
+  { idleSeconds, freed }: { idleSeconds: number; freed: number },
+): Promise<{ served: number; cpu: number; waits: number[] }> {
+  const port = await server.port();
+  const served: Deno.TcpConn[] = [];
+  let onServed = (): void => {};
+  async function client(): Promise<Deno.TcpConn> {
+    const conn = await Deno.connect({ port });
+    exchange(conn, "hello\n").then((echo) => {
+      if (echo === "hello\n") served.push(conn);
+      onServed();
+    }).catch(() => {}); // closed below
+    return conn;
+  }
+  const conns = await Promise.all(Array.from({ length: 80 }, client));
+  try {
+    await server.stderr.until("tcp_server: cannot accept: ");
+    assertMatch(await server.stderr.nextLine(), /^too many open files/i);
+    await eventually("it serves", () => served.length > 0);
+    const before = cpuSeconds(server.pid);
+    await seconds(idleSeconds);
+    const cpu = (cpuSeconds(server.pid) - before) / idleSeconds;
+    const count = served.length;
+    const waits: number[] = [];
+    for (let i = 0; i < freed; i++) {
+      const next = new Promise<void>((resolve) => onServed = resolve);
+      served.shift()!.close();
+      waits.push((await timed(next))[1]);
+    }
+    for (const conn of served) assertEquals(await exchange(conn, "bye\n"), "bye\n");
+    return { served: count, cpu, waits };
+  } finally {
+    for (const conn of conns) {
+      try {
+        conn.close();
+      } catch {
+        // It was closed to make room.
+      }
+    }
+  }
+}
+
 // ---- Volume ----
 
 const PERIOD_BYTES = 1_048_573; // a prime: the bytes repeat at no power of two
@@ -341,6 +405,57 @@ export async function sendEndlessLine(port: number, total: number): Promise<void
 export async function sendOnly(conn: Deno.TcpConn, total: number): Promise<void> {
   const bytes = new Uint8Array(65_536).fill(0x78);
   for (let left = total; left > 0;) left -= await conn.write(bytes);
+}
+
+/** As `load` runs, two clients beside it send what the server takes, and read nothing. */
+export async function besideDeaf(port: number, load: () => Promise<void>): Promise<void> {
+  const conns = [await Deno.connect({ port }), await Deno.connect({ port })];
+  const stuck = conns.map((conn) => sendOnly(conn, 1e9).catch(() => {})); // closed below
+  try {
+    await load();
+  } finally {
+    for (const conn of conns) conn.close();
+    await Promise.all(stuck);
+  }
+}
+
+/** While `load` lasts: how often an honest client is served, and how many MiB the server grows by. */
+export async function loaded(
+  server: Program,
+  port: number,
+  load: () => Promise<void>,
+): Promise<{ growth: number; exchanges: number }> {
+  using honest = await Deno.connect({ port });
+  for (let i = 0; i < 1_000; i++) assertEquals(await exchange(honest, "hello\n"), "hello\n");
+  const baseline = residentMiB(server.pid);
+  let [growth, exchanges, lasts] = [0, 0, true];
+  const loading = load().finally(() => lasts = false);
+  loading.catch(() => {}); // thrown below
+  while (lasts) {
+    assertEquals(await exchange(honest, "hello\n"), "hello\n");
+    growth = Math.max(growth, residentMiB(server.pid) - baseline);
+    exchanges++;
+  }
+  await loading;
+  return { growth, exchanges };
+}
+
+/** A plain UDP client that asks `count` times, and resends each 5 ms until it is answered. */
+export async function askInFlood(port: number, count: number): Promise<void> {
+  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+  const to = { transport: "udp", hostname: "127.0.0.1", port } as const;
+  let asked = 0;
+  const resend = setInterval(() => socket.send(encode(`honest ${asked}`), to), 5);
+  try {
+    for (; asked < count; asked++) {
+      for (let reply = ""; reply !== `honest ${asked}`;) {
+        reply = decode((await socket.receive())[0]);
+      }
+    }
+  } finally {
+    clearInterval(resend);
+    socket.close();
+  }
 }
 
 // ---- Starts ----

@@ -70,6 +70,14 @@ const EVENT_WORDS = Deno.build.arch === "x86_64" ? 3 : 4;
 const EVENT_DATA = EVENT_WORDS - 2;
 
 const SYMBOLS = {
+  bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  listen: { parameters: ["i32", "i32"], result: "i32" },
+  accept: { parameters: ["i32", "usize", "usize"], result: "i32" },
+  recvfrom: {
+    parameters: ["i32", "buffer", "usize", "i32", "buffer", "buffer"],
+    result: "isize",
+  },
+  sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
@@ -83,6 +91,23 @@ const SYMBOLS = {
 
 let libc: Deno.DynamicLibrary<typeof SYMBOLS>["symbols"] | undefined;
 
+/** A struct sockaddr_in on loopback. */
+function socketAddress(port: number): Uint8Array<ArrayBuffer> {
+  const address = new Uint8Array(16);
+  new Uint16Array(address.buffer)[0] = AF_INET;
+  new DataView(address.buffer).setUint16(2, port);
+  address.set([127, 0, 0, 1], 4);
+  return address;
+}
+
+/** A struct epoll_event: `data` can be read. */
+function readEvent(data: number): Int32Array<ArrayBuffer> {
+  const event = new Int32Array(EVENT_WORDS);
+  event[0] = EPOLLIN;
+  event[EVENT_DATA] = data;
+  return event;
+}
+
 function openLibcClients(transport: Transport, port: number, count: number): Clients {
   libc ??= Deno.dlopen("libc.so.6", SYMBOLS).symbols;
   const { socket, connect, setsockopt, send, recv, close } = libc;
@@ -93,10 +118,7 @@ function openLibcClients(transport: Transport, port: number, count: number): Cli
   const buffer = new Uint8Array(65_536);
   const size = BigInt(buffer.length);
 
-  const address = new Uint8Array(16); // struct sockaddr_in
-  new Uint16Array(address.buffer)[0] = AF_INET;
-  new DataView(address.buffer).setUint16(2, port);
-  address.set([127, 0, 0, 1], 4);
+  const address = socketAddress(port);
   const on = new Int32Array([1]);
   const stall = new BigInt64Array([BigInt(STALL_MS / 1000), 0n]); // struct timeval
   for (let i = 0; i < count; i++) {
@@ -109,10 +131,7 @@ function openLibcClients(transport: Transport, port: number, count: number): Cli
     }
     if (transport === "tcp") setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, on, on.byteLength);
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, stall, stall.byteLength);
-    const event = new Int32Array(EVENT_WORDS);
-    event[0] = EPOLLIN;
-    event[EVENT_DATA] = i;
-    epoll_ctl(epoll, EPOLL_CTL_ADD, fd, event);
+    epoll_ctl(epoll, EPOLL_CTL_ADD, fd, readEvent(i));
   }
 
   /** @throws Error where a server closed or reset the connection */
@@ -182,6 +201,44 @@ function openLibcClients(transport: Transport, port: number, count: number): Cli
   }
 
   return { pingPong, echoOnce, close: closeAll };
+}
+
+/** An echo server of the same kind: what this load and this machine can do. */
+function serveLibc(transport: Transport, port: number): void {
+  const { socket, bind, listen, accept, setsockopt, send, recv, close, recvfrom, sendto } = libc ??=
+    Deno.dlopen("libc.so.6", SYMBOLS).symbols;
+  const server = socket(AF_INET, transport === "tcp" ? SOCK_STREAM : SOCK_DGRAM, 0);
+  const buffer = new Uint8Array(65_536);
+  const size = BigInt(buffer.length);
+  const on = new Int32Array([1]);
+  const epoll = libc.epoll_create1(0);
+  const events = new Int32Array(64 * EVENT_WORDS);
+  const peer = new Uint8Array(16);
+  const peerLength = new Int32Array([peer.length]);
+  if (bind(server, socketAddress(port), 16) !== 0) throw new Error("cannot bind");
+  if (transport === "tcp") listen(server, 511);
+  libc.epoll_ctl(epoll, EPOLL_CTL_ADD, server, readEvent(server));
+
+  function answer(fd: number): void {
+    if (transport === "udp") {
+      const length = recvfrom(fd, buffer, size, 0, peer, peerLength);
+      sendto(fd, buffer, BigInt(length), 0, peer, peer.length);
+    } else if (fd === server) {
+      const conn = accept(server, 0n, 0n);
+      setsockopt(conn, IPPROTO_TCP, TCP_NODELAY, on, on.byteLength);
+      libc!.epoll_ctl(epoll, EPOLL_CTL_ADD, conn, readEvent(conn));
+    } else {
+      const length = recv(fd, buffer, size, 0);
+      if (length > 0) send(fd, buffer, BigInt(length), MSG_NOSIGNAL);
+      else close(fd);
+    }
+  }
+
+  const parent = Deno.ppid;
+  for (let ready = 0; ready > 0 || Deno.ppid === parent;) { // not longer than the bench lives
+    ready = libc.epoll_wait(epoll, events, 64, STALL_MS);
+    for (let i = 0; i < ready; i++) answer(events[i * EVENT_WORDS + EVENT_DATA]!);
+  }
 }
 
 // ---- Everywhere: sockets of Deno. ----
@@ -266,3 +323,5 @@ function udpPeer(port: number): Peer {
     close: () => socket.close(),
   };
 }
+
+if (import.meta.main) serveLibc(Deno.args[0] as Transport, Number(Deno.args[1]));

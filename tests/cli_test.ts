@@ -24,37 +24,41 @@ type Row = [args: string[], ...says: string[]];
 
 const ALL_WRONG: Row[] = [
   [["--prot", "80"], '"--prot"', "--help"],
-  [["--port="], "--port", "PORT"],
+  [["-x"], '"-x"', "--help"],
   [["--port"], "--port", "PORT"],
   [["--port", "--quiet"], "--port", "PORT"],
+  [["--host", ""], "--host", "HOST"],
+  [["--stop"], "--stop", "WORD"],
   [["--port", "80x"], "--port", '"80x"', "65535"],
-  [["-p80x"], "--port", '80x"'],
   [["--port", "65536"], "--port", '"65536"', "65535"],
+  [["--port", "-1"], "--port", '"-1"'],
+  [["--port=-1"], "--port", '"-1"', "65535"],
+  [["--port", "12000", "--port", "12001"], "--port", '"12000"', '"12001"'],
+  [["--host", "a", "-H", "b"], "--host", '"a"', '"b"'],
+  [["--quiet=yes"], "--quiet", '"yes"'],
+  [["--quiet", "false"], "--quiet", '"false"'],
+  [["--no-quiet"], '"--no-quiet"', "--help"],
+  [["--\x1b[31m"], '"--\\u{1b}[31m"', "--help"],
+];
+
+/** For one script only: the code that looks at these is the same in all, as a test below holds. */
+const ODD: Row[] = [
+  [["--port="], "--port", "PORT"],
+  [["-p80x"], "--port", '80x"'],
   [["--port", "12e3"], "--port", '"12e3"', "65535"],
   [["--port", "0x2ee0"], "--port", '"0x2ee0"', "65535"],
   [["--port", " 12000"], "--port", '" 12000"', "65535"],
   [["--port", "１２０００"], "--port", '"１２０００"', "65535"],
-  [["--port", "-1"], "--port", '"-1"'],
-  [["--port=-1"], "--port", '"-1"', "65535"],
-  [["--port", "12000", "--port", "12001"], "--port", '"12000"', '"12001"'],
+  [["--port", "1\n2"], "--port", '"1\\u{a}2"', "65535"],
   [["--port", "12000", "-p", "12000"], "--port", '"12000"'],
   [["--host"], "--host", "HOST"],
-  [["--host", ""], "--host", "HOST"],
-  [["--host", "a", "-H", "b"], "--host", '"a"', '"b"'],
-  [["--stop"], "--stop", "WORD"],
   [["--stop", "a", "--stop", ""], "--stop", "WORD"],
-  [["-x"], '"-x"', "--help"],
   [["-qx"], '"-qx"', "--help"],
   [["--HELP"], '"--HELP"', "--help"],
-  [["--quiet=yes"], "--quiet", '"yes"'],
-  [["--quiet", "false"], "--quiet", '"false"'],
   [["--help=x"], "--help", '"x"'],
-  [["--no-quiet"], '"--no-quiet"', "--help"],
   [["--port.x", "1"], '"--port.x"', "--help"],
   [["--constructor"], '"--constructor"', "--help"],
   [["--__proto__=1"], '"--__proto__=1"', "--help"],
-  [["--port", "1\n2"], "--port", '"1\\u{a}2"', "65535"],
-  [["--\x1b[31m"], '"--\\u{1b}[31m"', "--help"],
 ];
 
 const SERVERS_WRONG: Row[] = [
@@ -139,7 +143,8 @@ for (const script of SCRIPTS) {
     LIMIT,
     async (t) => {
       const kind = SERVERS.includes(script) ? SERVERS_WRONG : CLIENTS_WRONG;
-      const rows = [...ALL_WRONG, ...kind, ...WRONG[script] ?? []];
+      const odd = script === SCRIPTS[0] ? ODD : [];
+      const rows = [...ALL_WRONG, ...odd, ...kind, ...WRONG[script] ?? []];
       // Without permission: had it tried to open anything, it would say that instead.
       const run = ([args]: Row): Promise<Result> => runScript(script, args, { allowNet: false });
       const results = await fewAtOnce(rows, run);

@@ -42,11 +42,14 @@ import {
 } from "./_helpers.ts";
 import {
   alive,
-  cpuSeconds,
+  askInFlood,
+  besideDeaf,
   descriptors,
   dropRule,
   eventually,
+  FEW_DESCRIPTORS,
   FLOOD_UDP,
+  loaded,
   makeNetwork,
   NEEDS,
   PLAIN_TCP,
@@ -55,12 +58,14 @@ import {
   resetBeforeAccept,
   resetInRead,
   resetInWrite,
-  residentMiB,
   restart,
+  seconds,
   selfConnects,
   sendEndlessLine,
   sendOnly,
+  starve,
   talk,
+  timed,
   transfer,
   transferThroughClient,
 } from "./_faults.ts";
@@ -71,17 +76,6 @@ const MEGABYTE = 1_048_576;
 /** A test that is ignored, with the reason in its name, where `lack` says what is missing. */
 function test(name: string, lack: string, fn: (t: Deno.TestContext) => Promise<void>): void {
   Deno.test({ name: name + lack, ignore: lack !== "", ...LIMIT, fn });
-}
-
-/** What `promise` resolves to, and after how many seconds from now. */
-async function timed<T>(promise: Promise<T>): Promise<[T, number]> {
-  const start = performance.now();
-  return [await promise, (performance.now() - start) / 1000];
-}
-
-/** The time bound itself is what is measured. */
-function seconds(count: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, count * 1000));
 }
 
 /** The `--json` lines of some output. */
@@ -98,9 +92,14 @@ test("resets: others are unaffected, all descriptors come back", NEEDS.python, a
   using honest = await Deno.connect({ port });
   assertEquals(await exchange(honest, "hello\n"), "hello\n");
   const baseline = descriptors(server.pid);
-  for (const reset of [resetBeforeAccept, resetInRead, resetInWrite]) {
-    await t.step(`${reset.name} ×100`, async () => {
-      await reset(server, port, 100);
+  for (
+    const [reset, count] of [[resetBeforeAccept, 400], [resetInRead, 400], [
+      resetInWrite,
+      50,
+    ]] as const
+  ) {
+    await t.step(`${reset.name} ×${count}`, async () => {
+      await reset(server, port, count);
       assertEquals(await exchange(honest, "hello\n"), "hello\n");
       await eventually("the descriptors are back", () => descriptors(server.pid) === baseline);
     });
@@ -111,49 +110,11 @@ test("resets: others are unaffected, all descriptors come back", NEEDS.python, a
 });
 
 test("out of descriptors: alive, idle, one warning, then serves", NEEDS.linux, async () => {
-  const via = ["sh", "-c", 'ulimit -n 48; exec "$@"', "sh"];
-  await using server = spawn("tcp_server.ts", ["--port", "0", "--quiet"], { via });
-  const port = await server.port();
-  const served: Deno.TcpConn[] = [];
-  let onServed = (): void => {};
-  async function client(): Promise<Deno.TcpConn> {
-    const conn = await Deno.connect({ port });
-    exchange(conn, "hello\n").then((echo) => {
-      if (echo === "hello\n") served.push(conn);
-      onServed();
-    }).catch(() => {}); // closed below
-    return conn;
-  }
-  const conns = await Promise.all(Array.from({ length: 80 }, client));
-  try {
-    assertMatch(
-      await server.stderr.nextLine(),
-      /^tcp_server: cannot accept: too many open files/i,
-    );
-    await eventually("it serves", () => served.length > 0);
-    assertEquals(await exchange(served[0]!, "still here\n"), "still here\n");
-    assertLess(served.length, 48);
-
-    const before = cpuSeconds(server.pid);
-    await seconds(1);
-    assertLess(cpuSeconds(server.pid) - before, 0.05); // of a core
-
-    for (let i = 0; i < 3; i++) {
-      const next = new Promise<void>((resolve) => onServed = resolve);
-      served.shift()!.close();
-      const [, waited] = await timed(next);
-      assertLess(waited, 1);
-    }
-    for (const conn of served) assertEquals(await exchange(conn, "bye\n"), "bye\n");
-  } finally {
-    for (const conn of conns) {
-      try {
-        conn.close();
-      } catch {
-        // It was closed to make room.
-      }
-    }
-  }
+  await using server = spawn("tcp_server.ts", ["--port", "0", "--quiet"], { via: FEW_DESCRIPTORS });
+  const { served, cpu, waits } = await starve(server, { idleSeconds: 1, freed: 3 });
+  assert(served > 0 && served < 48, `${served} are served`);
+  assertLess(cpu, 0.05); // of a core
+  for (const wait of waits) assertLess(wait, 1);
   const { code, stderr } = await server.stop();
   assertEquals(code, 0);
   assert(!stderr.includes("cannot accept"), "it warned twice"); // the system may warn as well
@@ -162,36 +123,18 @@ test("out of descriptors: alive, idle, one warning, then serves", NEEDS.linux, a
 test("an endless line, and clients that never read: no growth", NEEDS.linux, async (t) => {
   await using server = spawn("tcp_server.ts", ["--port", "0"]);
   const port = await server.port();
-  using honest = await Deno.connect({ port });
-  let served = 0;
-
-  /** Serves the honest client while `load` lasts; the memory that the server grows by, at most. */
-  async function growth(load: Promise<unknown>): Promise<number> {
-    let [most, loaded] = [0, true];
-    load.finally(() => loaded = false).catch(() => {}); // thrown below
-    while (loaded) {
-      assertEquals(await exchange(honest, "hello\n"), "hello\n");
-      most = Math.max(most, residentMiB(server.pid) - baseline);
-      served++;
-    }
-    await load;
-    return most;
-  }
-  for (let i = 0; i < 1_000; i++) await exchange(honest, "hello\n");
-  const baseline = residentMiB(server.pid);
   await t.step("an endless line", async () => {
-    assertLess(await growth(sendEndlessLine(port, 100 * MEGABYTE)), 16);
+    const load = (): Promise<void> => sendEndlessLine(port, 100 * MEGABYTE);
+    const { growth, exchanges } = await loaded(server, port, load);
+    assertLess(growth, 16);
+    assertGreater(exchanges, 100);
   });
   await t.step("and clients that never read", async () => {
-    using one = await Deno.connect({ port });
-    using other = await Deno.connect({ port });
-    const stuck = [one, other].map((conn) => sendOnly(conn, 1e9).catch(() => {})); // closed below
-    assertLess(await growth(sendEndlessLine(port, 100 * MEGABYTE)), 16);
-    one.close();
-    other.close();
-    await Promise.all(stuck);
+    const load = (): Promise<void> => besideDeaf(port, () => sendEndlessLine(port, 100 * MEGABYTE));
+    const { growth, exchanges } = await loaded(server, port, load);
+    assertLess(growth, 16);
+    assertGreater(exchanges, 100);
   });
-  assertGreater(served, 100);
 });
 
 test("--idle 1: silent clients are closed, those that trickle are not", "", async () => {
@@ -633,6 +576,19 @@ test("UDP late, twice, out of order, from strangers: each once, in order", "", a
   }
 });
 
+test("UDP, each first two tries lost: waits do not pile up over the sentences", "", async () => {
+  const tries = new Map<string, number>();
+  await using server = udpPeer(async (sentence, to, socket) => {
+    const count = (tries.get(sentence) ?? 0) + 1;
+    tries.set(sentence, count);
+    if (count > 2) await socket.send(encode(sentence), to);
+  });
+  const args = ["--port", `${server.port}`, "--timeout", "0.02", "1", "2", "3", "4", "5"];
+  const [{ code, stdout }, waited] = await timed(runScript("udp_client.ts", args));
+  assertEquals([code, stdout], [0, "1\n2\n3\n4\n5\n"]);
+  assertLess(waited, 5); // 0.3 s, or 1.9 s if each wait is twice the last; 20 s if all are kept
+});
+
 test("a UDP server that lies: exit 1, never taken for an echo", "", async (t) => {
   const rows: [string, (sentence: string) => string | undefined, RegExp][] = [
     ["less", (sentence) => sentence.slice(0, -1), /\b[34] different/],
@@ -666,31 +622,13 @@ test("a UDP flood from one source: others are still answered", NEEDS.python, asy
       const port = await server.port();
       await using flooder = python(FLOOD_UDP, [port, 5_000_000]); // half a minute of it
       assertEquals(await flooder.nextLine(), "flooding");
-      const [, waited] = await timed(ask(port, 10));
+      const [, waited] = await timed(askInFlood(port, 10));
       assertLess(waited, 5);
       assert(alive(flooder.pid), "the flood was over");
       assertEquals((await server.stop()).code, 0);
     });
   }
 });
-
-/** A plain client that asks `count` times, and resends each 5 ms until it is answered. */
-async function ask(port: number, count: number): Promise<void> {
-  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-  const to = { transport: "udp", hostname: "127.0.0.1", port } as const;
-  let asked = 0;
-  const resend = setInterval(() => socket.send(encode(`honest ${asked}`), to), 5);
-  try {
-    for (; asked < count; asked++) {
-      for (let reply = ""; reply !== `honest ${asked}`;) {
-        reply = decode((await socket.receive())[0]);
-      }
-    }
-  } finally {
-    clearInterval(resend);
-    socket.close();
-  }
-}
 
 // ---- Permissions ----
 

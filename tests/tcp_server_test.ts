@@ -414,6 +414,9 @@ Deno.test("what is not a stop word closes nothing", LIMIT, async (t) => {
   const rows: [string, string[] | undefined][] = [
     ["STOP\n", undefined],
     ["stopp\n", undefined],
+    ["sstop\n", undefined],
+    ["sto\n", undefined],
+    ["st op\n", undefined],
     ["stop it\n", undefined],
     ["don't stop\n", undefined],
     ["stop", undefined], // has no end yet
