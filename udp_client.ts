@@ -46,6 +46,7 @@ const MAX_DATAGRAM_BYTES = 65_507; // 65,535 less the IP and UDP headers
 const BUFFER_BYTES = 65_535; // no datagram is longer, so no reply is cut to look like an echo
 const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
 const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
+const RECEIVE_RETRY_MS = 10; // after a receive that failed
 const NEWLINE = 0x0a;
 const LATE_PAYLOADS = 16; // whose late echoes are told from wrong ones
 
@@ -147,7 +148,10 @@ export class EchoSocket {
     while (!this.#closed) {
       // A failure is the close; or, on Windows, word of a closed port, which the timer tells as well.
       const received = await this.conn.receive(buffer).catch(() => undefined);
-      if (!received) continue;
+      if (!received) {
+        if (!this.#closed) await new Promise((resolve) => setTimeout(resolve, RECEIVE_RETRY_MS));
+        continue;
+      }
       const [bytes, from] = received;
       const call = `receive() = ${bytes.length}`;
       const note = `${(performance.now() - this.#sentAt).toFixed(1)} ms`;
@@ -195,6 +199,7 @@ export async function request(
     else socket.ignored.different++;
   };
   const start = performance.now();
+  timer.restart();
   try {
     for (let tries = 1; tries <= retries + 1; tries++) {
       const sentAt = performance.now();
@@ -222,14 +227,19 @@ export async function request(
 export class RetransmissionTimer {
   /** How long to wait for an echo now. */
   rto: number;
-  readonly #min: number;
+  readonly #first: number;
   #srtt = NaN;
   #rttvar = NaN;
 
   /** Starts with the first wait, before any round trip is known. */
   constructor(firstRto: number) {
-    this.rto = firstRto;
-    this.#min = Math.min(MIN_RTO_MS, firstRto);
+    this.rto = this.#first = firstRto;
+  }
+
+  /** For a new datagram: a back-off ends with its datagram, or a lossy line would be a slow one. */
+  restart(): void {
+    const computed = Math.max(this.#srtt + 4 * this.#rttvar, Math.min(MIN_RTO_MS, this.#first));
+    this.rto = Number.isNaN(computed) ? this.#first : Math.min(computed, MAX_RTO_MS);
   }
 
   /** A round trip of a datagram sent once: of one sent twice nobody knows which came back (Karn). */
@@ -239,7 +249,7 @@ export class RetransmissionTimer {
       this.#rttvar += (Math.abs(this.#srtt - rtt) - this.#rttvar) / 4;
       this.#srtt += (rtt - this.#srtt) / 8;
     }
-    this.rto = Math.min(Math.max(this.#srtt + 4 * this.#rttvar, this.#min), MAX_RTO_MS);
+    this.restart();
   }
 
   /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */
@@ -271,9 +281,10 @@ export async function converse(
   output: WritableStream<Uint8Array>,
   options: ConverseOptions = {},
 ): Promise<Conversation> {
-  const { echo = true, stop = ["stop", "exit"], onReady, onLost } = options;
+  const { echo = true, stop = ["stop", "exit"], retries = 3, onReady, onLost } = options;
   const writer = output.getWriter();
   const counts = { sent: 0, echoed: 0, lost: 0 };
+  let unanswered: NoAnswerError | undefined;
   onReady?.();
   for await (const line of linesOf(input)) {
     const sentence = line.at(-1) === NEWLINE ? line.subarray(0, -1) : line;
@@ -281,18 +292,23 @@ export async function converse(
     try {
       if (echo) {
         await request(socket, sentence, options);
-        counts.echoed++;
+        if (counts.echoed++ === 0 && counts.lost > 0) {
+          onLost?.(`the first ${counts.lost === 1 ? "sentence is" : `${counts.lost} are`} lost`);
+        }
         await writer.write(line);
       } else await socket.send(sentence);
     } catch (error) {
-      if (!(error instanceof NoAnswerError) || counts.echoed === 0) throw error;
+      if (!(error instanceof NoAnswerError)) throw error;
+      if (counts.echoed === 0 && retries > 0) throw error; // nobody is there
       counts.lost++;
-      onLost?.(`sentence ${counts.sent} is lost: ${error.message}`);
+      unanswered = error;
+      if (counts.echoed > 0) onLost?.(`sentence ${counts.sent} is lost: ${error.message}`);
     }
     if (stop.includes(decoder.decode(sentence).trim())) break;
     onReady?.();
   }
   writer.releaseLock();
+  if (unanswered && counts.echoed === 0) throw unanswered;
   return counts;
 }
 
