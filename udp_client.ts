@@ -293,7 +293,8 @@ export async function converse(
       if (echo) {
         await request(socket, sentence, options);
         if (counts.echoed++ === 0 && counts.lost > 0) {
-          onLost?.(`the first ${counts.lost === 1 ? "sentence is" : `${counts.lost} are`} lost`);
+          const which = counts.lost === 1 ? "sentence 1 is" : `sentences 1 to ${counts.lost} are`;
+          onLost?.(`${which} lost: no answer from ${formatAddress(socket.server)}`);
         }
         await writer.write(line);
       } else await socket.send(sentence);

@@ -107,7 +107,7 @@ Deno.test("every option in the documentation exists", () => {
 
 /** A function, method or constant function of a script, with its body; deno fmt sets its end. */
 function bodyOf(name: string, script: string): string {
-  const head = `(?:export )?(?:async )?(?:function\\*? )?${name.replace("#", "#")}\\(.*`;
+  const head = `(?:export )?(?:async )?(?:function\\*? )?${name}\\((?:.*\\{)?`; // a call ends otherwise
   const found = new RegExp(`^( *)${head}\\n(?:.*\\n)*?\\1\\}`, "m").exec(sources.get(script)!);
   if (!found) throw new Error(`no function ${name} in ${script}`);
   return found[0];
