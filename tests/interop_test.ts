@@ -132,10 +132,21 @@ for (
       await using server = await start(peer, tcp);
       const { via } = server;
       const port = ["--port", `${server.port}`];
-      const stdin = DATA;
-      const { code, stderr, bytes } = await runScript("tcp_client.ts", port, { via, stdin });
-      assertEquals([code, stderr], [0, ""]);
-      assertSameBytes(bytes, stdin);
+      if (peer === "ncat") {
+        // It may drop what is under way when its client half-closes: have all echoed before that.
+        await using client = spawn("tcp_client.ts", port, { via });
+        const written = client.write(DATA).then(() => client.write("the end\n"));
+        await client.stdout.until("the end\n");
+        await written;
+        await client.end();
+        const { code, stderr } = await client.finish(); // the client compared each byte
+        assertEquals([code, stderr], [0, ""]);
+      } else {
+        const stdin = DATA;
+        const { code, stderr, bytes } = await runScript("tcp_client.ts", port, { via, stdin });
+        assertEquals([code, stderr], [0, ""]);
+        assertSameBytes(bytes, stdin);
+      }
 
       const { stdout } = await runScript("tcp_client.ts", [
         ...port,
