@@ -586,10 +586,10 @@ test("UDP, each first two tries lost: waits do not pile up over the sentences", 
 
 test("a UDP server that lies: exit 1, never taken for an echo", "", async (t) => {
   const rows: [string, (sentence: string) => string | undefined, RegExp][] = [
-    ["less", (sentence) => sentence.slice(0, -1), /\b[34] different/],
-    ["more", (sentence) => `${sentence}!`, /\b[34] different/],
-    ["a flipped bit", (sentence) => sentence.replace("o", "n"), /\b[34] different/],
-    ["nothing in it", () => "", /\b[34] different/],
+    ["less", (sentence) => sentence.slice(0, -1), /\b[12] different/],
+    ["more", (sentence) => `${sentence}!`, /\b[12] different/],
+    ["a flipped bit", (sentence) => sentence.replace("o", "n"), /\b[12] different/],
+    ["nothing in it", () => "", /\b[12] different/],
     ["no answer", () => undefined, /no answer/],
   ];
   for (const [name, change, message] of rows) {
@@ -598,12 +598,12 @@ test("a UDP server that lies: exit 1, never taken for an echo", "", async (t) =>
         const answer = change(sentence);
         if (answer !== undefined) await socket.send(encode(answer), to);
       });
-      const args = ["--port", `${server.port}`, "--timeout", "0.02", "hello"];
+      const args = ["--port", `${server.port}`, "--timeout", "0.05", "--retries", "1", "hello"];
       const { code, stdout, stderr } = await runScript("udp_client.ts", args);
       assertEquals([code, stdout], [1, ""]);
       assertMatch(
         stderr,
-        /no answer from 127\.0\.0\.1:\d+ after 4 tries in 0\.\d+ s; is udp_server/,
+        /no answer from 127\.0\.0\.1:\d+ after 2 tries in 0\.\d+ s; is udp_server/,
       );
       assertMatch(stderr, message);
     });
@@ -713,7 +713,7 @@ test("permissions on a terminal: asked for at the start, or never", NEEDS.python
     const { exact, wrong } = permissionsOf(script, port);
     await using asked = spawn(script, ["--port", `${port}`], { allowNet: wrong, via: PTY });
     await asked.stdout.until("Allow?");
-    const typing = setInterval(() => asked.write("n\n").catch(() => {}), 100); // it drops the first
+    const typing = setInterval(() => asked.write("n\n").catch(() => {}), 50); // it drops the first
     const { code, stdout } = await asked.finish().finally(() => clearInterval(typing));
     assertEquals(code, 1);
     assertStringIncludes(stdout.replaceAll("\r", ""), refusal(script, exact, wrong));
@@ -730,7 +730,7 @@ test("permissions: the TCP server, once it listens, cannot connect", "", async (
   await using program = spawn("-", [`${port}`], { allowNet: `127.0.0.1:${port}` });
   await program.write(`
     import { main } from "${fileUrl("tcp_server.ts")}";
-    main(["--port", Deno.args[0]]);
+    main(["--port", Deno.args[0]]).then(Deno.exit);
     await Deno.connect({ hostname: "127.0.0.1", port: Number(Deno.args[0]) })
       .catch((error) => console.error(error.name));
   `);
@@ -777,7 +777,7 @@ sys.exit(child.wait())`,
 
 test("hostile bytes: what a server prints steers no terminal", "", async (t) => {
   for (const script of SERVERS) {
-    for (const flag of ["--no-stop", "--json", "--trace"]) {
+    for (const flag of ["--trace", "--json"]) {
       await t.step(`${script} ${flag}`, async () => {
         const port = freePort();
         await using server = spawn(script, ["--port", `${port}`, flag]);
@@ -815,7 +815,7 @@ test("hostile bytes: through a client to a pipe they stay as they are", "", asyn
 });
 
 test("hostile bytes: through a client to a terminal they are escaped", NEEDS.python, async (t) => {
-  for (const flag of ["--no-stop", "--json", "--trace"]) {
+  for (const flag of ["--trace", "--json"]) {
     const options = { stdin: HOSTILE, via: PTY_OUT };
     await t.step(`tcp_client.ts ${flag}`, async () => {
       await using server = rudeServer(echoing(HOSTILE.length));
@@ -877,13 +877,10 @@ test("stdout never read while 50 clients talk: no echo, no end stalls", "", asyn
       const port = await server.port();
       await (script === "tcp_server.ts" ? talk(port) : talkUdp(port));
       server.kill("SIGTERM");
-      const ended = eventually(`${script} ${redirect} ends`, () => !alive(server.pid), {
-        ms: 4_000,
-      });
-      await ended;
+      await eventually(`${script} ends`, () => !alive(server.pid), { ms: 4_000 });
       assertEquals((await server.finish()).code, 0);
     }
-    const checks = SERVERS.flatMap((script) => [check(script, ""), check(script, "2>&1")]);
+    const checks = [check("tcp_server.ts", ""), ...SERVERS.map((script) => check(script, "2>&1"))];
     const failed = (await Promise.allSettled(checks)).filter(({ status }) => status === "rejected");
     assertEquals(failed, []);
   });
@@ -976,7 +973,7 @@ test("random bytes in random chunks at random times: identical", "", async (t) =
   await t.step("from the server", async () => {
     await using server = spawn("tcp_server.ts", ["--port", "0", "--no-stop", "--quiet"]);
     const port = await server.port();
-    await Promise.all([1, 2, 3].map(() => transfer(port, 20 * MEGABYTE, { random })));
+    await Promise.all([1, 2].map(() => transfer(port, 20 * MEGABYTE, { random })));
   });
   await t.step("through the client", async () => {
     await transferThroughClient(20 * MEGABYTE, { random, echo: true });

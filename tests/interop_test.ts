@@ -25,7 +25,7 @@ const DATA = seededRandom().bytes(MIB);
 const MAX_DATAGRAM_BYTES = 65_507;
 const ALL_ECHOED = /^(\d) sent, \1 echoed, 0 lost, 0 duplicated, 0 reordered, 0 corrupt$/m;
 const MERGE = ["ncat", "socat"]; // they pass datagrams on as a stream, and may join two of them
-const TIMEOUT = ["--timeout", "0.2"]; // s, for an answer that does not come
+const TIMEOUT = ["--timeout", "0.3"]; // s, for an answer that does not come
 
 /** Why a peer cannot be tried here, or nothing. */
 const NEEDS: Record<string, string | false> = {
