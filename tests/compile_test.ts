@@ -53,7 +53,7 @@ async function whyNotCompile(): Promise<string> {
   }
 }
 
-/** Runs `deno task compile` with another directory for `dist`, and looks at that. */
+/** Runs what `deno task compile` runs, with another directory for `dist`, and looks at that. */
 async function withExecutables(
   env: Record<string, string>,
   look: (dist: string) => Promise<void>,
@@ -61,7 +61,8 @@ async function withExecutables(
   const { tasks } = JSON.parse(await Deno.readTextFile(fileUrl("deno.json")));
   const dist = await Deno.makeTempDir();
   try {
-    const command = tasks.compile.command.replaceAll(" dist/", ` ${dist}/`);
+    const command = tasks.compile.command.replaceAll(" dist/", ` ${dist}/`)
+      .replaceAll(/ compile (?!.*--no-check)/g, " compile --no-check "); // the gate has checked them
     const { success, stderr } = await deno(["task", "--eval", command], { cwd: fileUrl("."), env });
     assert(success, stderr);
     await look(dist);

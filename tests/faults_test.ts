@@ -307,6 +307,18 @@ test("SIGTERM during 50 transfers: finished, or cut at 5 s; totals true; exit 0"
   assertGreaterOrEqual(sum(cut.map((close) => close.bytes)), sum(echoed));
 });
 
+test("a SIGTERM right behind the ready line: an orderly end", "", async () => {
+  for (const script of SERVERS) {
+    for (let i = 0; i < 3; i++) {
+      await using server = spawn(script, ["--port", "0"]);
+      await server.port();
+      const { code, signal, stdout } = await server.stop();
+      assertEquals([code, signal], [0, null], script);
+      assertMatch(stdout, /^stopped: .*\n$/);
+    }
+  }
+});
+
 test("a second SIGTERM during transfers ends it at once: 143", "", async () => {
   await using server = spawn("tcp_server.ts", ["--port", "0", "--quiet"]);
   const port = await server.port();
@@ -713,7 +725,7 @@ test("permissions on a terminal: asked for at the start, or never", NEEDS.python
     const { exact, wrong } = permissionsOf(script, port);
     await using asked = spawn(script, ["--port", `${port}`], { allowNet: wrong, via: PTY });
     await asked.stdout.until("Allow?");
-    const typing = setInterval(() => asked.write("n\n").catch(() => {}), 50); // it drops the first
+    const typing = setInterval(() => asked.write("n\n").catch(() => {}), 300); // it drops the first
     const { code, stdout } = await asked.finish().finally(() => clearInterval(typing));
     assertEquals(code, 1);
     assertStringIncludes(stdout.replaceAll("\r", ""), refusal(script, exact, wrong));

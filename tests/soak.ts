@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals, assertLess } from "@std/assert";
-import { type Program, runScript, seededRandom, spawn } from "./_helpers.ts";
+import { exchange, type Program, runScript, seededRandom, spawn } from "./_helpers.ts";
 import {
   askInFlood,
   besideDeaf,
@@ -54,11 +54,13 @@ async function withServer(
 
 async function resets(): Promise<string> {
   return await withServer("tcp_server.ts", ["--quiet"], async (server, port) => {
+    using honest = await Deno.connect({ port });
+    assertEquals(await exchange(honest, "hello\n"), "hello\n");
     const before = descriptors(server.pid);
     for (const reset of [resetBeforeAccept, resetInRead, resetInWrite]) {
       await reset(server, port, 1_000);
     }
-    await eventually("the descriptors are back", () => descriptors(server.pid) === before);
+    await eventually("the descriptors are back", () => descriptors(server.pid) <= before);
     return `${before} descriptors before, ${descriptors(server.pid)} after`;
   });
 }
