@@ -1,7 +1,7 @@
 /**
  * Types for the few `@std` functions in use. `deno.json` maps the official names to the npm copy of
- * the standard library, which has the sources with their types stripped; with the names mapped to
- * JSR, the real types win over these.
+ * the standard library, which has the sources with their types stripped. Mapped to JSR, the names
+ * may keep these types.
  */
 
 declare module "@std/cli/parse-args" {

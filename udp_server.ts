@@ -161,7 +161,11 @@ export function serve(options: ServeOptions = {}): EchoServer {
     const refusal = refusalOf(to, addr.port);
     if (refusal) return leaveUnanswered(refusal, peer);
     if (Deno.permissions.querySync({ name: "net", host: peer }).state !== "granted") {
-      return leaveUnanswered("no permission", peer, `, --allow-net=${to.hostname}`);
+      return leaveUnanswered(
+        "no permission",
+        peer,
+        `, --allow-net=${to.hostname.includes(":") ? `[${to.hostname}]` : to.hostname}`,
+      );
     }
     const session: Session = {
       messages: 0,

@@ -56,6 +56,7 @@ async function resets(): Promise<string> {
   return await withServer("tcp_server.ts", ["--quiet"], async (server, port) => {
     using honest = await Deno.connect({ port });
     assertEquals(await exchange(honest, "hello\n"), "hello\n");
+    await resetInRead(server, port, 1); // from then on all that it needs itself is open
     const before = descriptors(server.pid);
     for (const reset of [resetBeforeAccept, resetInRead, resetInWrite]) {
       await reset(server, port, 1_000);
