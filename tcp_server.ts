@@ -353,6 +353,8 @@ export async function main(args: string[]): Promise<number> {
   const address = formatAddress({ hostname, port });
   requireNet(address);
   const output = new LineOutput();
+  const stopping = new AbortController();
+  onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
     hostname,
     port,
@@ -363,6 +365,7 @@ export async function main(args: string[]): Promise<number> {
     once: flags.has("once"),
     reusePort: flags.has("reuse-port"),
     quiet: flags.has("quiet"),
+    signal: stopping.signal,
     onEvent: (event) => {
       if (event.event === "warning") say(formatEvent(event));
       else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
@@ -371,7 +374,6 @@ export async function main(args: string[]): Promise<number> {
   });
   // As pledge(2) would have it: accepting and echoing go on, connecting out is impossible.
   Deno.permissions.revokeSync({ name: "net" });
-  onSignals(server.shutdown);
   await Promise.race([server.finished, output.failed]);
   await output.flush();
   return 0;

@@ -386,15 +386,17 @@ export async function main(args: string[]): Promise<number> {
     say(`${NAME}: the same faults again: --seed ${serveOptions.seed}`);
   }
   const output = new LineOutput();
+  const stopping = new AbortController();
+  onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
     ...serveOptions,
+    signal: stopping.signal,
     onEvent: (event) => {
       if (event.event === "warning") say(formatEvent(event));
       else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
     },
     onTrace: flags.has("trace") ? (rung) => drawRung("server", rung) : undefined,
   });
-  onSignals(server.shutdown);
   await Promise.race([server.finished, output.failed]);
   await output.flush();
   return 0;
