@@ -38,7 +38,8 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 `;
 
 const READ_BYTES = 4_096; // of buffer a connection, so that 10,000 idle ones fit in 150 MiB
-const BULK_READ_BYTES = 16_384; // for a peer that fills the small one: a quarter of the calls
+const BULK_BYTES = 65_536; // of buffer lent to a connection that fills its own: a sixteenth of the calls
+const BULK_BUFFERS = 16; // of these for the whole server
 const SWEEP_MS = 100; // between two looks for silent and overdue connections
 const QUIET_MS = 100; // of silence: nothing more is on its way to a server that shuts down
 const GRACE_MS = 5_000; // for a peer to take its last echoes and close, before it is cut off
@@ -83,19 +84,22 @@ export type EchoServer = AsyncDisposable & {
 };
 
 /** One connection. Times are in ms, of `performance.now()`. */
-interface Client {
-  conn: Deno.TcpConn;
-  peer: string;
-  messages: number;
-  bytes: number;
-  line: Uint8Array; // the start of an unfinished line, at most PREVIEW_BYTES
-  lineBytes: number; // of that line in all
-  active: boolean; // whether a byte moved since the last sweep
-  activeAt: number; // when a sweep last saw that
-  writing: boolean;
-  reason?: CloseReason; // once the server half-closed: nothing is echoed from then on
-  deadline: number; // when it is cut off
-  closed: boolean;
+class Client {
+  readonly peer: string;
+  messages = 0;
+  bytes = 0;
+  line: Uint8Array = NO_BYTES; // the start of an unfinished line, at most PREVIEW_BYTES
+  lineBytes = 0; // of that line in all
+  active = true; // whether a byte moved since the last sweep
+  activeAt = 0; // when a sweep last saw that
+  writing = false;
+  reason: CloseReason | undefined; // once the server half-closed: nothing is echoed from then on
+  deadline: number | undefined; // when it is cut off
+  closed = false;
+
+  constructor(readonly conn: Deno.TcpConn) {
+    this.peer = formatAddress(conn.remoteAddr);
+  }
 }
 
 /** Starts a TCP echo server. @throws Error naming the address; its cause is of `Deno.listen` */
@@ -111,6 +115,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(addr) });
   const started = performance.now();
   const clients = new Map<Client, Promise<void>>();
+  const bulkBuffers = Array.from({ length: BULK_BUFFERS }, () => new Uint8Array(BULK_BYTES));
   const totals = { connections: 0, messages: 0, bytes: 0 };
   let accepting = true;
   let lastCall = Infinity; // when all are cut off: GRACE_MS after the shutdown
@@ -139,21 +144,9 @@ export function serve(options: ServeOptions = {}): EchoServer {
   }
 
   function welcome(conn: Deno.TcpConn): void {
-    const peer = formatAddress(conn.remoteAddr);
+    const client = new Client(conn);
+    const { peer } = client;
     onTrace?.({ step: "4", call: "accept()", to: "server", peer });
-    const client: Client = {
-      conn,
-      peer,
-      messages: 0,
-      bytes: 0,
-      line: NO_BYTES,
-      lineBytes: 0,
-      active: true,
-      activeAt: Infinity,
-      writing: false,
-      deadline: Infinity,
-      closed: false,
-    };
     totals.connections++;
     if (!quiet) onEvent({ event: "open", peer });
     clients.set(client, attend(client));
@@ -184,23 +177,34 @@ export function serve(options: ServeOptions = {}): EchoServer {
   /** Step 5: every byte goes back as it came, in order. */
   async function echoBytes(client: Client): Promise<void> {
     const { conn, peer } = client;
-    let buffer = new Uint8Array(READ_BYTES);
-    for (let size; (size = await conn.read(buffer)) !== null;) {
-      const received = buffer.subarray(0, size);
-      onTrace?.({ step: "5", call: `read() = ${size}`, to: "server", peer, bytes: received });
-      client.bytes += size;
-      client.active = true;
-      if (client.reason) continue; // half-closed: read on, as a close with unread bytes is a reset
-      const stopEnd = takeLines(client, received);
-      client.writing = true;
-      for (let rest = received.subarray(0, echo ? stopEnd : 0); rest.length > 0;) {
-        onTrace?.({ step: "5", call: `write(${rest.length})`, to: "client", peer, bytes: rest });
-        rest = rest.subarray(await conn.write(rest)); // it may take fewer bytes (UNP 3.9)
+    const own = new Uint8Array(READ_BYTES);
+    let buffer = own;
+    try {
+      for (let size; (size = await conn.read(buffer)) !== null;) {
+        const received = buffer.subarray(0, size);
+        onTrace?.({ step: "5", call: `read() = ${size}`, to: "server", peer, bytes: received });
+        client.bytes += size;
         client.active = true;
+        if (client.reason) continue; // half-closed: read on, as a close with unread bytes is a reset
+        const stopEnd = takeLines(client, received);
+        client.writing = true;
+        const end = echo ? stopEnd ?? size : 0;
+        for (let sent = 0; sent < end;) {
+          const rest = buffer.subarray(sent, end);
+          onTrace?.({ step: "5", call: `write(${rest.length})`, to: "client", peer, bytes: rest });
+          sent += await conn.write(rest); // it may take fewer bytes (UNP 3.9)
+          client.active = true;
+        }
+        client.writing = false;
+        if (stopEnd !== undefined) halfClose(client, "stop");
+        if (buffer === own && size === READ_BYTES) buffer = bulkBuffers.pop() ?? own;
+        else if (buffer !== own && size < READ_BYTES) {
+          bulkBuffers.push(buffer);
+          buffer = own;
+        }
       }
-      client.writing = false;
-      if (stopEnd !== undefined) halfClose(client, "stop");
-      if (size === READ_BYTES && buffer.length === size) buffer = new Uint8Array(BULK_READ_BYTES);
+    } finally {
+      if (buffer !== own) bulkBuffers.push(buffer);
     }
     onTrace?.({ step: "5", call: "read() = null", to: "server", peer, note: "FIN (inferred)" });
   }
@@ -231,7 +235,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
       client.active = false;
       const silent = now - client.activeAt;
       const asked = now - lastCall + GRACE_MS; // since the shutdown
-      if (now >= Math.min(client.deadline, lastCall)) {
+      if (now >= Math.min(client.deadline ?? Infinity, lastCall)) {
         client.reason ??= "shutdown";
         close(client);
       } else if (client.reason) continue;
@@ -244,8 +248,16 @@ export function serve(options: ServeOptions = {}): EchoServer {
 
   /** Reports the lines that end in `received`; returns where that of a stop word ends, if any. */
   function takeLines(client: Client, received: Uint8Array): number | undefined {
+    // Of many bytes, V8 searches a string with a character for each six times as fast.
+    const text = received.length > READ_BYTES
+      ? globalThis.Buffer.prototype.latin1Slice.call(received)
+      : undefined;
     let start = 0;
-    for (let end; (end = received.indexOf(NEWLINE, start)) !== -1; start = end + 1) {
+    for (
+      let end;
+      (end = text?.indexOf("\n", start) ?? received.indexOf(NEWLINE, start)) !== -1;
+      start = end + 1
+    ) {
       if (endLine(client, received.subarray(start, end))) return end + 1;
     }
     if (start === received.length) return;

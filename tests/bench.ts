@@ -32,12 +32,12 @@ if (stray) {
   Deno.exit(2);
 }
 const QUICK = Deno.args.includes("--quick");
-const ROUNDS = QUICK ? 5 : 11;
-const ROUND_MS = QUICK ? 100 : 200; // of one server's load in a round
+const ROUNDS = QUICK ? 7 : 21;
+const ROUND_MS = QUICK ? 70 : 100; // of one server's load in a round
 const WARM_UP_MS = QUICK ? 300 : 600; // before the first round: the servers' code is compiled
 const RAMP_MS = 30; // at the start of each round, not measured
 const AT_ONCE = 5; // connects: some backlogs are that short
-const START_UPS = QUICK ? 5 : 15;
+const START_UPS = QUICK ? 7 : 25;
 const IDLE = QUICK ? 2_000 : 10_000; // connections
 const BATCH = 100; // are opened at once: fewer than a listener's backlog
 const STREAM_BYTES = QUICK ? 2 ** 27 : 2 ** 30; // without a newline

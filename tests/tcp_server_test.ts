@@ -192,6 +192,29 @@ Deno.test("many clients at once: each gets its own bytes, in order", LIMIT, asyn
   }
 });
 
+Deno.test(
+  "more clients in full flow than it lends buffers to: each gets its own",
+  LIMIT,
+  async () => {
+    const lines = 10_000;
+    await using server = start({ quiet: true });
+
+    async function flow(name: string): Promise<void> {
+      const bytes = encode(
+        `${name}: a line of 64 bytes`.padEnd(63, ".").concat("\n").repeat(lines),
+      );
+      using conn = await server.connect();
+      assertSameBytes(await echoOf(conn, bytes), bytes);
+    }
+
+    for (const wave of [1, 2]) { // the second is lent what the first gave back
+      await Promise.all(Array.from({ length: 40 }, (_, i) => flow(`wave ${wave}, client ${i}`)));
+    }
+    await server[Symbol.asyncDispose]();
+    assertEquals(server.log.of("shutdown")[0]!.messages, 80 * lines);
+  },
+);
+
 Deno.test("every byte is echoed, in order, however long and however cut", LIMIT, async (t) => {
   const random = seededRandom();
   const rows: [string, Bytes, number][] = [
