@@ -84,17 +84,22 @@ export type EchoServer = AsyncDisposable & {
 };
 
 /** What is remembered of a peer: UDP has no connection that would. */
-interface Session {
-  messages: number;
-  bytes: number;
-  start: number; // ms
-  hash: number; // of its last datagram
-  run: number; // of datagrams identical to that one
-  watched: number; // hash of one that may come in turn with others
-  seen: number; // how often it came
-  absent: number; // how many others came since
-  second: number; // the one that `replies` counts
-  replies: number;
+class Session {
+  readonly peer: string;
+  readonly start = performance.now(); // ms
+  messages = 0;
+  bytes = 0;
+  hash = NaN; // of its last datagram
+  run = 0; // of datagrams identical to that one
+  watched = NaN; // hash of one that may come in turn with others
+  seen = 0; // how often it came
+  absent = MAX_RUN; // how many others came since
+  second = 0; // the one that `replies` counts
+  replies = 0;
+
+  constructor(readonly address: Deno.NetAddr) {
+    this.peer = formatAddress(address);
+  }
 }
 
 /** Starts a UDP echo server. @throws Error naming the address; its cause is of `listenDatagram` */
@@ -110,37 +115,45 @@ export function serve(options: ServeOptions = {}): EchoServer {
   const addr = socket.addr as Deno.NetAddr;
   onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
   const started = performance.now();
-  const sessions = new Map<string, Session>();
+  const sessions = new Map<string, Map<number, Session>>(); // by host, then by port: no key is made
   const held = new Set<() => Promise<void>>(); // what releases each delayed reply
   const warned = new Set<string>();
   const totals = { messages: 0, bytes: 0, unanswered: 0 };
+  let remembered = 0; // sessions
   let heldBytes = 0;
+  let sending: Promise<unknown> | undefined;
   let closing: Promise<void> | undefined;
-  let answering: Promise<void> | undefined;
 
   /** Step 5: one loop, since parallel receives finish in the wrong order; no failure ends it. */
   async function receiveDatagrams(): Promise<void> {
     const buffer = new Uint8Array(BUFFER_BYTES);
     while (!closing) {
+      let session: Session | undefined;
       try {
-        const [datagram, peer] = await socket.receive(buffer);
+        const [datagram, from] = await socket.receive(buffer);
         if (closing) break;
-        answering = answer(datagram, peer as Deno.NetAddr);
-        await answering; // the datagram is a view of the buffer
+        session = sessionOf(from as Deno.NetAddr, datagram);
+        if (!session) continue;
+        book(session, datagram);
+        const stops = datagram.length <= PREVIEW_BYTES && isStopWord(datagram, stop);
+        if (echo && !isLoop(session, datagram) && !isTooFast(session)) {
+          sending = lossy ? sendLossy(datagram, session) : send(datagram, session);
+          await sending; // the datagram is a view of the buffer
+        }
+        if (stops) endSession(session);
       } catch (error) {
-        if (closing) break;
-        warn("receive", `cannot receive: ${reasonOf(error)}`);
-        await new Promise((resolve) => setTimeout(resolve, RECEIVE_RETRY_MS));
+        if (session) leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
+        else if (!closing) {
+          warn("receive", `cannot receive: ${reasonOf(error)}`);
+          await new Promise((resolve) => setTimeout(resolve, RECEIVE_RETRY_MS));
+        }
       }
     }
   }
 
-  function answer(datagram: Uint8Array, to: Deno.NetAddr): Promise<void> | undefined {
-    const peer = formatAddress(to);
+  function book(session: Session, datagram: Uint8Array): void {
+    const { peer } = session;
     const { length } = datagram;
-    onTrace?.({ step: "5", call: `receive() = ${length}`, to: "server", peer, bytes: datagram });
-    const session = sessions.get(peer) ?? welcome(to, peer);
-    if (!session) return;
     session.messages++;
     session.bytes += length;
     totals.messages++;
@@ -148,40 +161,36 @@ export function serve(options: ServeOptions = {}): EchoServer {
     if (!quiet) {
       onEvent({ event: "message", peer, bytes: length, ...previewText(datagram, length) });
     }
-    const stops = length <= PREVIEW_BYTES && isStopWord(datagram, stop);
-    let sent;
-    if (echo && !isLoop(session, datagram, peer) && !isTooFast(session, peer)) {
-      sent = lossy ? sendLossy(datagram, to, session.run) : send(datagram, to);
-    }
-    return stops ? Promise.resolve(sent).then(() => endSession(peer, session)) : sent;
   }
 
-  /** A session for a new peer; none where the answer would go astray, whoever forged its address. */
-  function welcome(to: Deno.NetAddr, peer: string): Session | undefined {
-    const refusal = refusalOf(to, addr.port);
+  /** The sender's session; none where the answer would go astray, whoever forged its address. */
+  function sessionOf(from: Deno.NetAddr, bytes: Uint8Array): Session | undefined {
+    const { hostname, port } = from;
+    let session = sessions.get(hostname)?.get(port);
+    const peer = session?.peer ?? formatAddress(from);
+    onTrace?.({ step: "5", call: `receive() = ${bytes.length}`, to: "server", peer, bytes });
+    if (session) return session;
+    const refusal = refusalOf(from, addr.port);
     if (refusal) return leaveUnanswered(refusal, peer);
     if (Deno.permissions.querySync({ name: "net", host: peer }).state !== "granted") {
-      return leaveUnanswered(
-        "no permission",
-        peer,
-        `, --allow-net=${to.hostname.includes(":") ? `[${to.hostname}]` : to.hostname}`,
-      );
+      const host = peer.slice(0, -`:${port}`.length);
+      return leaveUnanswered("no permission", peer, `, --allow-net=${host}`);
     }
-    const session: Session = {
-      messages: 0,
-      bytes: 0,
-      start: performance.now(),
-      hash: NaN,
-      run: 0,
-      watched: NaN,
-      seen: 0,
-      absent: MAX_RUN,
-      second: 0,
-      replies: 0,
-    };
-    if (sessions.size >= MAX_SESSIONS) sessions.delete(sessions.keys().next().value!);
-    sessions.set(peer, session);
+    if (remembered >= MAX_SESSIONS) {
+      const [oldest] = sessions.values().next().value!.values();
+      forget(oldest!);
+    }
+    session = new Session(from);
+    sessions.set(hostname, (sessions.get(hostname) ?? new Map()).set(port, session));
+    remembered++;
     return session;
+  }
+
+  function forget({ address: { hostname, port } }: Session): void {
+    const ofHost = sessions.get(hostname)!;
+    ofHost.delete(port);
+    if (ofHost.size === 0) sessions.delete(hostname);
+    remembered--;
   }
 
   /** Counts it, and says so once for each reason, not once for each datagram. */
@@ -200,7 +209,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
    * CA-1996-01, CVE-2024-2169), always the same. So one in MAX_RUN identical ones is left out. Of
    * several that take turns in such a loop, one at a time is watched, until it is out or stays away.
    */
-  function isLoop(session: Session, datagram: Uint8Array, peer: string): boolean {
+  function isLoop(session: Session, datagram: Uint8Array): boolean {
     const hash = hashOf(datagram);
     session.run = hash === session.hash ? session.run + 1 : 1;
     session.hash = hash;
@@ -213,72 +222,66 @@ export function serve(options: ServeOptions = {}): EchoServer {
       return false;
     }
     session.seen = 0;
-    leaveUnanswered(`one of ${MAX_RUN} identical datagrams`, peer);
+    leaveUnanswered(`one of ${MAX_RUN} identical datagrams`, session.peer);
     return true;
   }
 
-  function isTooFast(session: Session, peer: string): boolean {
+  function isTooFast(session: Session): boolean {
     if (rate === 0) return false;
     const second = Math.floor(performance.now() / 1000);
     session.replies = second === session.second ? session.replies + 1 : 1;
     session.second = second;
     if (session.replies <= rate) return false;
-    leaveUnanswered(`over --rate ${rate}`, peer);
+    leaveUnanswered(`over --rate ${rate}`, session.peer);
     return true;
   }
 
   /** Sends the reply, over the network that `--drop`, `--duplicate` and `--delay` make of loopback. */
-  async function sendLossy(datagram: Uint8Array, to: Deno.NetAddr, run: number): Promise<void> {
+  async function sendLossy(bytes: Uint8Array, session: Session): Promise<void> {
     const [dropped, doubled] = [random() < drop, random() < duplicate];
     const delays = [random() * delayMs, random() * delayMs]; // drawn always: the seed decides alone
-    const peer = formatAddress(to);
-    if (dropped) onTrace?.({ step: "5", call: "--drop", peer, bytes: datagram });
-    else {for (const delay of delays.slice(0, doubled && run < MAX_DUPLICATED_RUN ? 2 : 1)) {
-        if (delayMs === 0) await send(datagram, to);
-        else hold(datagram.slice(), to, delay);
-      }}
+    if (dropped) return onTrace?.({ step: "5", call: "--drop", peer: session.peer, bytes });
+    if (!doubled || session.run >= MAX_DUPLICATED_RUN) delays.pop();
+    for (const delay of delays) {
+      if (delayMs === 0) await send(bytes, session);
+      else hold(bytes.slice(), session, delay);
+    }
   }
 
-  function hold(datagram: Uint8Array, to: Deno.NetAddr, delay: number): void {
-    if (heldBytes + datagram.length > MAX_HELD_BYTES) {
-      return leaveUnanswered("too many are delayed", formatAddress(to));
+  function hold(bytes: Uint8Array, session: Session, delay: number): void {
+    if (heldBytes + bytes.length > MAX_HELD_BYTES) {
+      return leaveUnanswered("too many are delayed", session.peer);
     }
-    heldBytes += datagram.length;
+    heldBytes += bytes.length;
     async function release(): Promise<void> {
       clearTimeout(timer);
       held.delete(release);
-      heldBytes -= datagram.length;
-      await send(datagram, to);
+      heldBytes -= bytes.length;
+      try {
+        await send(bytes, session);
+      } catch (error) {
+        leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
+      }
     }
     const timer = setTimeout(release, delay);
     held.add(release);
   }
 
-  /** No send that fails ends the server. */
-  async function send(bytes: Uint8Array, to: Deno.NetAddr): Promise<void> {
-    try {
-      onTrace?.({
-        step: "5",
-        call: `send(${bytes.length})`,
-        to: "client",
-        peer: formatAddress(to),
-        bytes,
-      });
-      await socket.send(bytes, to);
-    } catch (error) {
-      leaveUnanswered(`cannot send: ${reasonOf(error)}`, formatAddress(to));
-    }
+  function send(bytes: Uint8Array, { address, peer }: Session): Promise<number> {
+    onTrace?.({ step: "5", call: `send(${bytes.length})`, to: "client", peer, bytes });
+    return socket.send(bytes, address);
   }
 
-  function endSession(peer: string, { messages, bytes, start }: Session): void {
-    sessions.delete(peer);
+  function endSession(session: Session): void {
+    const { peer, messages, bytes, start } = session;
+    forget(session);
     const seconds = secondsSince(start);
     if (!quiet) onEvent({ event: "close", peer, reason: "stop", messages, bytes, seconds });
     if (once) shutdown();
   }
 
   async function close(): Promise<void> {
-    await answering;
+    await Promise.allSettled([sending]);
     await Promise.all([...held].map((release) => release()));
     socket.close(); // Step 6
     onTrace?.({ step: "6", call: "close()", note: formatAddress(addr) });
