@@ -38,8 +38,8 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 `;
 
 const READ_BYTES = 4_096; // of buffer a connection, so that 10,000 idle ones fit in 150 MiB
-const BULK_BYTES = 65_536; // of buffer lent to a connection that fills its own: a sixteenth of the calls
-const BULK_BUFFERS = 16; // of these for the whole server
+const BULK_BYTES = 65_536; // of buffer for one that fills the small one: a sixteenth of the calls
+const BULK_BUFFERS = 16; // of these at once, in the whole server
 const SWEEP_MS = 100; // between two looks for silent and overdue connections
 const QUIET_MS = 100; // of silence: nothing more is on its way to a server that shuts down
 const GRACE_MS = 5_000; // for a peer to take its last echoes and close, before it is cut off
@@ -86,6 +86,7 @@ export type EchoServer = AsyncDisposable & {
 /** One connection. Times are in ms, of `performance.now()`. */
 class Client {
   readonly peer: string;
+  readonly start = performance.now();
   messages = 0;
   bytes = 0;
   line: Uint8Array = NO_BYTES; // the start of an unfinished line, at most PREVIEW_BYTES
@@ -115,7 +116,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(addr) });
   const started = performance.now();
   const clients = new Map<Client, Promise<void>>();
-  const bulkBuffers = Array.from({ length: BULK_BUFFERS }, () => new Uint8Array(BULK_BYTES));
+  const spareBuffers = Array<Uint8Array<ArrayBuffer> | undefined>(BULK_BUFFERS).fill(undefined); // made when needed
   const totals = { connections: 0, messages: 0, bytes: 0 };
   let accepting = true;
   let lastCall = Infinity; // when all are cut off: GRACE_MS after the shutdown
@@ -149,37 +150,16 @@ export function serve(options: ServeOptions = {}): EchoServer {
     onTrace?.({ step: "4", call: "accept()", to: "server", peer });
     totals.connections++;
     if (!quiet) onEvent({ event: "open", peer });
-    clients.set(client, attend(client));
+    clients.set(client, echoBytes(client));
   }
 
-  /** One connection to its end. What fails in it stays in it. */
-  async function attend(client: Client): Promise<void> {
-    const start = performance.now();
-    try {
-      client.conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
-      await echoBytes(client);
-    } catch (error) {
-      if (!client.closed && !isSocketError(error)) throw error;
-      client.reason ??= "reset";
-    } finally {
-      close(client);
-      clients.delete(client);
-      onFreed();
-    }
-    if (client.lineBytes > 0) endLine(client, NO_BYTES);
-    const { peer, reason = "eof", messages, bytes } = client;
-    totals.messages += messages;
-    totals.bytes += bytes;
-    const seconds = secondsSince(start);
-    if (!quiet) onEvent({ event: "close", peer, reason, messages, bytes, seconds });
-  }
-
-  /** Step 5: every byte goes back as it came, in order. */
+  /** Step 5: every byte goes back as it came, in order. What fails in a connection stays in it. */
   async function echoBytes(client: Client): Promise<void> {
     const { conn, peer } = client;
     const own = new Uint8Array(READ_BYTES);
     let buffer = own;
     try {
+      conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
       for (let size; (size = await conn.read(buffer)) !== null;) {
         const received = buffer.subarray(0, size);
         onTrace?.({ step: "5", call: `read() = ${size}`, to: "server", peer, bytes: received });
@@ -187,26 +167,43 @@ export function serve(options: ServeOptions = {}): EchoServer {
         client.active = true;
         if (client.reason) continue; // half-closed: read on, as a close with unread bytes is a reset
         const stopEnd = takeLines(client, received);
-        client.writing = true;
         const end = echo ? stopEnd ?? size : 0;
+        client.writing = true;
         for (let sent = 0; sent < end;) {
-          const rest = buffer.subarray(sent, end);
-          onTrace?.({ step: "5", call: `write(${rest.length})`, to: "client", peer, bytes: rest });
-          sent += await conn.write(rest); // it may take fewer bytes (UNP 3.9)
+          const bytes = buffer.subarray(sent, end);
+          onTrace?.({ step: "5", call: `write(${bytes.length})`, to: "client", peer, bytes });
+          sent += await conn.write(bytes); // it may take fewer bytes (UNP 3.9)
           client.active = true;
         }
         client.writing = false;
         if (stopEnd !== undefined) halfClose(client, "stop");
-        if (buffer === own && size === READ_BYTES) buffer = bulkBuffers.pop() ?? own;
-        else if (buffer !== own && size < READ_BYTES) {
-          bulkBuffers.push(buffer);
+        if (buffer === own && size === READ_BYTES && spareBuffers.length > 0) {
+          buffer = spareBuffers.pop() ?? new Uint8Array(BULK_BYTES);
+        } else if (buffer !== own && size < READ_BYTES) {
+          spareBuffers.push(buffer);
           buffer = own;
         }
       }
+      onTrace?.({ step: "5", call: "read() = null", to: "server", peer, note: "FIN (inferred)" });
+    } catch (error) {
+      if (!client.closed && !isSocketError(error)) throw error;
+      client.reason ??= "reset";
     } finally {
-      if (buffer !== own) bulkBuffers.push(buffer);
+      if (buffer !== own) spareBuffers.push(buffer);
+      endConnection(client);
     }
-    onTrace?.({ step: "5", call: "read() = null", to: "server", peer, note: "FIN (inferred)" });
+  }
+
+  function endConnection(client: Client): void {
+    close(client);
+    clients.delete(client);
+    onFreed();
+    if (client.lineBytes > 0) endLine(client, NO_BYTES);
+    const { peer, reason = "eof", messages, bytes, start } = client;
+    totals.messages += messages;
+    totals.bytes += bytes;
+    const seconds = secondsSince(start);
+    if (!quiet) onEvent({ event: "close", peer, reason, messages, bytes, seconds });
   }
 
   /** Step 6, its first half: the peer reads every echo, then the end of the stream (UNP 6.6). */
