@@ -175,7 +175,7 @@ export async function converse(
       const took = `${(performance.now() - sentAt).toFixed(1)} ms`;
       onTrace?.({ step: "i", call: `read() = ${size}`, to: "client", bytes, note: took });
       const wanted = bytes.subarray(0, owed());
-      const wrong = wanted.findIndex((byte, i) => byte !== window[(echoed + i) % WINDOW_BYTES]);
+      const wrong = firstDifference(wanted, window, echoed % WINDOW_BYTES);
       printing = true;
       await writer.write(bytes);
       printing = false;
@@ -204,7 +204,7 @@ export async function converse(
   }, Math.min(timeoutSeconds * 1000, WATCH_MS));
 
   function missing(): string {
-    return sent > 0 && echo ? `: ${owed()} bytes were not echoed (of ${sent})` : "";
+    return owed() > 0 ? `: ${owed()} bytes were not echoed (of ${sent})` : "";
   }
 
   function checked<T>(call: Promise<T>): Promise<T> {
@@ -239,9 +239,18 @@ export async function converse(
     const how = broken
       ? `${reasonOf(broken.cause)}, from ${server}`
       : `${server} closed the connection`;
-    throw new EchoError(how + missing());
+    throw new EchoError(how + (missing() || " before the end of the input"));
   }
   return { sent, echoed, seconds: (performance.now() - start) / 1000 };
+}
+
+/** Where `bytes` first differ from those in the ring from `start` on; -1: nowhere. */
+function firstDifference(bytes: Uint8Array, ring: Uint8Array, start: number): number {
+  for (let i = 0, at = start; i < bytes.length; i++) {
+    if (bytes[i] !== ring[at]) return i;
+    if (++at === ring.length) at = 0;
+  }
+  return -1;
 }
 
 /** Probes the server like ping. A stream has no messages: each `size` bytes of it are one echo. */
@@ -440,9 +449,11 @@ function formatSummary(book: ProbeBook, json: boolean): string {
   if (json) return `${toJson({ event: "summary", ...counts, ...(rtt && { rtt_ms: rtt }) })}\n`;
   const text = Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
   if (!rtt) return `${text}\n`;
-  const { min, avg, max, mdev, p50, p90, p99 } = rtt;
+  const figures = Object.values(rtt).map((ms) => ms.toFixed(3)); // of min, avg, max, mdev, p50 …
   return `${text}
-rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms, p50/p90/p99 = ${p50}/${p90}/${p99} ms
+rtt min/avg/max/mdev = ${figures.slice(0, 4).join("/")} ms, p50/p90/p99 = ${
+    figures.slice(4).join("/")
+  } ms
 `;
 }
 
@@ -457,7 +468,8 @@ function histogram(times: number[]): string {
     ms < 1 ? `${round(ms * 1000)} µs` : ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
   return edges.map((edge, i) => {
     const bar = "█".repeat(Math.ceil(counts[i]! / Math.max(...counts) * BAR_COLUMNS));
-    return `  to ${label(edge).padStart(6)} ${String(counts[i]).padStart(7)} ${bar}\n`;
+    return `  to ${label(edge).padStart(6)} ${String(counts[i]).padStart(7)} ${bar}`.trimEnd() +
+      "\n";
   }).slice(first, last + 1).join("");
 }
 
@@ -493,7 +505,8 @@ async function showProbe(
     onEcho: (echo) => {
       if (flags.has("quiet")) return;
       status("");
-      const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${echo.rtt_ms} ms`;
+      const time = echo.rtt_ms.toFixed(3);
+      const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${time} ms`;
       try {
         Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
       } catch (error) {

@@ -112,7 +112,7 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   try {
     const conn = Deno.listenDatagram({ transport: "udp", ...local });
     const note = formatAddress(conn.addr as Deno.NetAddr);
-    onTrace?.({ step: "b", call: "listenDatagram()", note });
+    onTrace?.({ step: "1b", call: "listenDatagram()", note });
     return new EchoSocket(conn, server, options);
   } catch (cause) {
     throw cannot(`open a socket at ${formatAddress(local)}`, cause);
@@ -548,9 +548,11 @@ function formatSummary(book: ProbeBook, json: boolean): string {
   if (json) return `${toJson({ event: "summary", ...counts, ...(rtt && { rtt_ms: rtt }) })}\n`;
   const text = Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
   if (!rtt) return `${text}\n`;
-  const { min, avg, max, mdev, p50, p90, p99 } = rtt;
+  const figures = Object.values(rtt).map((ms) => ms.toFixed(3)); // of min, avg, max, mdev, p50 …
   return `${text}
-rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms, p50/p90/p99 = ${p50}/${p90}/${p99} ms
+rtt min/avg/max/mdev = ${figures.slice(0, 4).join("/")} ms, p50/p90/p99 = ${
+    figures.slice(4).join("/")
+  } ms
 `;
 }
 
@@ -565,7 +567,8 @@ function histogram(times: number[]): string {
     ms < 1 ? `${round(ms * 1000)} µs` : ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
   return edges.map((edge, i) => {
     const bar = "█".repeat(Math.ceil(counts[i]! / Math.max(...counts) * BAR_COLUMNS));
-    return `  to ${label(edge).padStart(6)} ${String(counts[i]).padStart(7)} ${bar}\n`;
+    return `  to ${label(edge).padStart(6)} ${String(counts[i]).padStart(7)} ${bar}`.trimEnd() +
+      "\n";
   }).slice(first, last + 1).join("");
 }
 
@@ -601,7 +604,8 @@ async function showProbe(
     onEcho: (echo) => {
       if (flags.has("quiet")) return;
       status("");
-      const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${echo.rtt_ms} ms`;
+      const time = echo.rtt_ms.toFixed(3);
+      const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${time} ms`;
       try {
         Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
       } catch (error) {

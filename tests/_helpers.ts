@@ -189,6 +189,7 @@ export class Program implements AsyncDisposable {
     const { stdout, stderr } = this;
     const ended = [stdout.rest(), stderr.rest(), this.#child.status] as const;
     const [bytes, errors, { code, signal }] = await Promise.all(ended);
+    clearTimeout(this.#killer);
     return { code, signal, stdout: decode(bytes), stderr: decode(errors), bytes };
   }
 
