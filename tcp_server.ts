@@ -39,7 +39,7 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
 const READ_BYTES = 4_096; // of buffer a connection, so that 10,000 idle ones fit in 150 MiB
 const BULK_BYTES = 65_536; // of buffer for one that fills the small one: a sixteenth of the calls
-const BULK_BUFFERS = 16; // of these at once, in the whole server
+const BULK_BUFFERS = 16; // of these in the whole server, each made when it is first needed
 const SWEEP_MS = 100; // between two looks for silent and overdue connections
 const QUIET_MS = 100; // of silence: nothing more is on its way to a server that shuts down
 const GRACE_MS = 5_000; // for a peer to take its last echoes and close, before it is cut off
@@ -116,7 +116,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(addr) });
   const started = performance.now();
   const clients = new Map<Client, Promise<void>>();
-  const spareBuffers = Array<Uint8Array<ArrayBuffer> | undefined>(BULK_BUFFERS).fill(undefined); // made when needed
+  const spareBuffers = Array<Uint8Array<ArrayBuffer> | undefined>(BULK_BUFFERS).fill(undefined);
   const totals = { connections: 0, messages: 0, bytes: 0 };
   let accepting = true;
   let lastCall = Infinity; // when all are cut off: GRACE_MS after the shutdown

@@ -41,7 +41,7 @@ Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
 `;
 
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
-const MAX_SESSIONS = 10_000; // peers that are remembered; then the oldest is forgotten
+const MAX_SESSIONS = 10_000; // peers that are remembered; then the first host's first is forgotten
 const MAX_HELD_BYTES = 16_777_216; // of replies held by --delay; more are dropped
 const MAX_RUN = 65_536; // identical datagrams from one peer: the last of them is not answered
 const MAX_DUPLICATED_RUN = 1_024; // identical ones that --duplicate may double: a loop would swell
