@@ -509,7 +509,7 @@ type Options = { words: string[]; flags: Set<string>; values: Record<string, str
 
 /** parseArgs, made strict: it knows what `help` lists, one option a line, and nothing else. */
 function parseOptions(args: string[], help: string): Options {
-  const known = [...help.matchAll(/^ {2}(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/gm)]
+  const known = [...help.matchAll(/(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/g)]
     .map(([, letter, name = "", value, many]) => ({ letter, name, value, many }));
   const takers = known.filter(({ value }) => value);
   const flags = known.filter(({ value }) => !value);
