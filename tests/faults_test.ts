@@ -125,15 +125,13 @@ test("an endless line, and clients that never read: no growth", NEEDS.linux, asy
   const port = await server.port();
   await t.step("an endless line", async () => {
     const load = (): Promise<void> => sendEndlessLine(port, 100 * MEGABYTE);
-    const { growth, exchanges } = await loaded(server, port, load);
+    const { growth } = await loaded(server, port, load, { exchanges: 10 });
     assertLess(growth, 16);
-    assertGreater(exchanges, 10);
   });
   await t.step("and clients that never read", async () => {
     const load = (): Promise<void> => besideDeaf(port, () => sendEndlessLine(port, 100 * MEGABYTE));
-    const { growth, exchanges } = await loaded(server, port, load);
+    const { growth } = await loaded(server, port, load, { exchanges: 10 });
     assertLess(growth, 16);
-    assertGreater(exchanges, 10);
   });
 });
 
@@ -427,6 +425,8 @@ test("a server killed in mid-transfer: exit 1, and what is missing", NEEDS.pytho
   const feeding = feed(client);
   await client.stdout.until("x".repeat(1_000_000)); // the transfer is under way
   const rest = client.finish();
+  server.kill("SIGSTOP"); // it echoes no more,
+  await client.write(new Uint8Array(500_000)); // and is sent more than a pipe holds: echoes are owed
   server.kill("SIGKILL");
   const [{ code, stderr }, waited] = await timed(rest);
   assertMatch(stderr, /^tcp_client: .*: \d+ bytes were not echoed \(of \d+\)\n$/);
