@@ -7,9 +7,8 @@
 declare module "@std/cli/parse-args" {
   export function parseArgs(args: string[], options: {
     string?: string[];
-    boolean?: string[];
     collect?: string[];
-    alias?: Record<string, string>;
+    alias?: Record<string, string | string[]>;
     unknown?: (arg: string, key?: string) => unknown;
   }): { [name: string]: unknown; _: (string | number)[] };
 }

@@ -22,13 +22,13 @@ const HELP = `TCP echo server: prints each sentence and echoes every byte.
 Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
   -H, --host HOST          address to listen on (default 127.0.0.1)
-  -p, --port PORT          1024 to 65535, or 0 for any free port (default 12000)
-      --stop WORD…         a line that ends its connection; repeatable (default: stop, exit)
+  -p, --port PORT          0 to 65535, but not 1 to 1023; 0: any free port (default 12000)
+      --stop WORD…         a line that ends its connection; repeatable (default stop, exit)
       --no-stop            no line is a command: plain RFC 862
       --no-echo            print only (task 1)
       --once               end after the first connection
-      --idle SECONDS       close a connection silent for so long; 0: never (default 0)
-      --max-connections N  served at once; more wait to be accepted (default 4096)
+      --idle SECONDS       0 to 86400 of silence that close a connection; 0: never (default 0)
+      --max-connections N  1 to 1000000 served at once; more wait to be accepted (default 4096)
       --reuse-port         share the port with other processes (Linux only)
   -q, --quiet              print no connections and sentences
       --json               print one JSON object a line
@@ -39,7 +39,7 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
 const READ_BYTES = 4_096; // of buffer a connection, so that 10,000 idle ones fit in 150 MiB
 const BULK_BYTES = 65_536; // of buffer for one that fills the small one: a sixteenth of the calls
-const BULK_BUFFERS = 16; // of these in the whole server, each made when it is first needed
+const BULK_BUFFERS = 16; // of these in the whole server
 const SWEEP_MS = 100; // between two looks for silent and overdue connections
 const QUIET_MS = 100; // of silence: nothing more is on its way to a server that shuts down
 const GRACE_MS = 5_000; // for a peer to take its last echoes and close, before it is cut off
@@ -91,11 +91,10 @@ class Client {
   bytes = 0;
   line: Uint8Array = NO_BYTES; // the start of an unfinished line, at most PREVIEW_BYTES
   lineBytes = 0; // of that line in all
-  active = true; // whether a byte moved since the last sweep
-  activeAt = 0; // when a sweep last saw that
+  silence = 0; // sweeps since a byte moved
   writing = false;
   reason: CloseReason | undefined; // once the server half-closed: nothing is echoed from then on
-  deadline: number | undefined; // when it is cut off
+  deadline = Infinity; // when it is cut off
   closed = false;
 
   constructor(readonly conn: Deno.TcpConn) {
@@ -116,10 +115,10 @@ export function serve(options: ServeOptions = {}): EchoServer {
   onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(addr) });
   const started = performance.now();
   const clients = new Map<Client, Promise<void>>();
-  const spareBuffers = Array<Uint8Array<ArrayBuffer> | undefined>(BULK_BUFFERS).fill(undefined);
+  const bulkBuffers = Array.from({ length: BULK_BUFFERS }, () => new Uint8Array(BULK_BYTES));
   const totals = { connections: 0, messages: 0, bytes: 0 };
   let accepting = true;
-  let lastCall = Infinity; // when all are cut off: GRACE_MS after the shutdown
+  let endsAt = Infinity; // when all are cut off: GRACE_MS after the shutdown
   let onFreed = (): void => {};
 
   /** Step 4: a new socket for each client. No accept that fails ends the server (UNP 5.11). */
@@ -131,8 +130,8 @@ export function serve(options: ServeOptions = {}): EchoServer {
         continue;
       }
       try {
-        const conn = await listener.accept();
-        welcome(conn);
+        const client = new Client(await listener.accept());
+        clients.set(client, serveClient(client));
         if (once) stopAccepting();
       } catch (error) {
         // A client that was reset before it was accepted is its own loss alone.
@@ -144,52 +143,45 @@ export function serve(options: ServeOptions = {}): EchoServer {
     }
   }
 
-  function welcome(conn: Deno.TcpConn): void {
-    const client = new Client(conn);
-    const { peer } = client;
-    onTrace?.({ step: "4", call: "accept()", to: "server", peer });
-    totals.connections++;
-    if (!quiet) onEvent({ event: "open", peer });
-    clients.set(client, echoBytes(client));
-  }
-
   /** Step 5: every byte goes back as it came, in order. What fails in a connection stays in it. */
-  async function echoBytes(client: Client): Promise<void> {
+  async function serveClient(client: Client): Promise<void> {
     const { conn, peer } = client;
+    onTrace?.({ step: "4", call: "accept()", peer });
+    if (!quiet) onEvent({ event: "open", peer });
     const own = new Uint8Array(READ_BYTES);
     let buffer = own;
     try {
       conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
       for (let size; (size = await conn.read(buffer)) !== null;) {
         const received = buffer.subarray(0, size);
-        onTrace?.({ step: "5", call: `read() = ${size}`, to: "server", peer, bytes: received });
+        onTrace?.({ step: "5", call: `read() = ${size}`, peer, bytes: received });
         client.bytes += size;
-        client.active = true;
+        client.silence = 0;
         if (client.reason) continue; // half-closed: read on, as a close with unread bytes is a reset
         const stopEnd = takeLines(client, received);
         const end = echo ? stopEnd ?? size : 0;
         client.writing = true;
         for (let sent = 0; sent < end;) {
           const bytes = buffer.subarray(sent, end);
-          onTrace?.({ step: "5", call: `write(${bytes.length})`, to: "client", peer, bytes });
+          onTrace?.({ step: "5", call: `write(${bytes.length})`, peer, bytes });
           sent += await conn.write(bytes); // it may take fewer bytes (UNP 3.9)
-          client.active = true;
+          client.silence = 0;
         }
         client.writing = false;
         if (stopEnd !== undefined) halfClose(client, "stop");
-        if (buffer === own && size === READ_BYTES && spareBuffers.length > 0) {
-          buffer = spareBuffers.pop() ?? new Uint8Array(BULK_BYTES);
-        } else if (buffer !== own && size < READ_BYTES) {
-          spareBuffers.push(buffer);
+        if (buffer === own && size === READ_BYTES) buffer = bulkBuffers.pop() ?? own;
+        else if (buffer !== own && size < READ_BYTES) {
+          bulkBuffers.push(buffer);
           buffer = own;
         }
       }
-      onTrace?.({ step: "5", call: "read() = null", to: "server", peer, note: "FIN (inferred)" });
+      onTrace?.({ step: "5", call: "read() = null", peer, note: "FIN (inferred)" });
     } catch (error) {
-      if (!client.closed && !isSocketError(error)) throw error;
+      // A failure of the peer or the network has a system's code; others are our own.
+      if (!client.closed && !(error instanceof Error && "code" in error)) throw error;
       client.reason ??= "reset";
     } finally {
-      if (buffer !== own) spareBuffers.push(buffer);
+      if (buffer !== own) bulkBuffers.push(buffer);
       endConnection(client);
     }
   }
@@ -200,6 +192,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     onFreed();
     if (client.lineBytes > 0) endLine(client, NO_BYTES);
     const { peer, reason = "eof", messages, bytes, start } = client;
+    totals.connections++;
     totals.messages += messages;
     totals.bytes += bytes;
     const seconds = secondsSince(start);
@@ -213,7 +206,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     client.deadline = performance.now() + GRACE_MS;
     if (writing) return close(client); // its peer does not read, and closeWrite would wait for it
     conn.closeWrite().catch(() => {}); // or it is gone already
-    onTrace?.({ step: "6", call: "closeWrite()", to: "client", peer, note: "FIN (inferred)" });
+    onTrace?.({ step: "6", call: "closeWrite()", peer, note: "FIN (inferred)" });
   }
 
   /** Step 6. A call that is under way on this socket fails with it. */
@@ -228,16 +221,13 @@ export function serve(options: ServeOptions = {}): EchoServer {
   function sweep(): void {
     const now = performance.now();
     for (const client of clients.keys()) {
-      if (client.active) client.activeAt = now;
-      client.active = false;
-      const silent = now - client.activeAt;
-      const asked = now - lastCall + GRACE_MS; // since the shutdown
-      if (now >= Math.min(client.deadline ?? Infinity, lastCall)) {
+      const silentMs = SWEEP_MS * client.silence++;
+      if (now >= Math.min(client.deadline, endsAt)) {
         client.reason ??= "shutdown";
         close(client);
       } else if (client.reason) continue;
-      else if (idleSeconds > 0 && silent >= idleSeconds * 1000) halfClose(client, "idle");
-      else if (Math.min(silent, asked) >= QUIET_MS && !client.writing) {
+      else if (idleSeconds > 0 && silentMs >= idleSeconds * 1000) halfClose(client, "idle");
+      else if (endsAt < Infinity && silentMs >= QUIET_MS && !client.writing) {
         halfClose(client, "shutdown");
       }
     }
@@ -245,16 +235,9 @@ export function serve(options: ServeOptions = {}): EchoServer {
 
   /** Reports the lines that end in `received`; returns where that of a stop word ends, if any. */
   function takeLines(client: Client, received: Uint8Array): number | undefined {
-    // Of many bytes, V8 searches a string with a character for each six times as fast.
-    const text = received.length > READ_BYTES
-      ? globalThis.Buffer.prototype.latin1Slice.call(received)
-      : undefined;
+    const newlineFrom = newlineFinder(received);
     let start = 0;
-    for (
-      let end;
-      (end = text?.indexOf("\n", start) ?? received.indexOf(NEWLINE, start)) !== -1;
-      start = end + 1
-    ) {
+    for (let end; (end = newlineFrom(start)) !== -1; start = end + 1) {
       if (endLine(client, received.subarray(start, end))) return end + 1;
     }
     if (start === received.length) return;
@@ -285,7 +268,8 @@ export function serve(options: ServeOptions = {}): EchoServer {
 
   function shutdown(): Promise<void> {
     stopAccepting();
-    lastCall = Math.min(lastCall, performance.now() + GRACE_MS);
+    endsAt = Math.min(endsAt, performance.now() + GRACE_MS);
+    for (const client of clients.keys()) client.silence = 0; // for what is on its way
     return finished;
   }
 
@@ -315,9 +299,12 @@ function listen(where: { hostname: string; port: number; reusePort: boolean }): 
   }
 }
 
-/** Whether it is the peer's or the network's doing that a call failed: then it has a system code. */
-function isSocketError(error: unknown): boolean {
-  return error instanceof Error && "code" in error;
+/** Finds the next newline in `bytes`, from an index on. */
+function newlineFinder(bytes: Uint8Array): (start: number) => number {
+  if (bytes.length <= READ_BYTES) return (start) => bytes.indexOf(NEWLINE, start);
+  // Of many bytes, V8 searches a string with a character for each six times as fast.
+  const text = globalThis.Buffer.prototype.latin1Slice.call(bytes);
+  return (start) => text.indexOf("\n", start);
 }
 
 /** What is kept of a line that starts with `held` and goes on with `bytes`. */
@@ -330,7 +317,7 @@ function joinPreview(held: Uint8Array, bytes: Uint8Array): Uint8Array {
 }
 
 /** An event as a line for people. Only what a peer said stands behind brackets. */
-function formatEvent(event: ServerEvent): string {
+function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string {
   switch (event.event) {
     case "listening":
       return `listening on tcp ${formatAddress(event)}`;
@@ -342,48 +329,43 @@ function formatEvent(event: ServerEvent): string {
       return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
     case "shutdown":
       return `stopped: ${plural(event.connections, "connection")}, ${formatTotals(event)}`;
-    case "warning":
-      return `${NAME}: ${event.text}`;
   }
 }
 
 /** The command line: options to `serve`, events to lines, signals to `shutdown`. */
 export async function main(args: string[]): Promise<number> {
-  const options = parseOptions(args, HELP);
+  const options = parseOptions(args);
   if (showInfo(options)) return 0;
-  const { flags, values } = options;
-  const hostname = values.host![0] ?? "127.0.0.1";
+  const { flags, values, numbers } = options;
+  const hostname = values.host![0]!;
   const port = listenPort(options);
-  const idleSeconds = numberOption(options, "idle", { max: 86_400, whole: false }) ?? 0;
-  const maxConnections = numberOption(options, "max-connections", { min: 1, max: 1e6 }) ?? 4_096;
   if (flags.has("reuse-port") && Deno.build.os !== "linux") {
     throw new UsageError("--reuse-port is for Linux only");
   }
-  const address = formatAddress({ hostname, port });
-  requireNet(address);
+  requireNet(formatAddress({ hostname, port }));
   const output = new LineOutput();
   const stopping = new AbortController();
   onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
     hostname,
     port,
-    idleSeconds,
-    maxConnections,
-    stop: stopWords(options),
+    stop: flags.has("no-stop") ? [] : values.stop!,
     echo: !flags.has("no-echo"),
     once: flags.has("once"),
+    idleSeconds: numbers.idle!,
+    maxConnections: numbers["max-connections"]!,
     reusePort: flags.has("reuse-port"),
     quiet: flags.has("quiet"),
     signal: stopping.signal,
     onEvent: (event) => {
-      if (event.event === "warning") say(formatEvent(event));
+      if (event.event === "warning") say(event.text);
       else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
     },
     onTrace: flags.has("trace") ? (rung) => drawRung("server", rung) : undefined,
   });
   // As pledge(2) would have it: accepting and echoing go on, connecting out is impossible.
   Deno.permissions.revokeSync({ name: "net" });
-  await Promise.race([server.finished, output.failed]);
+  await Promise.race([server.finished, output.failure.promise]);
   await output.flush();
   return 0;
 }
@@ -397,23 +379,18 @@ const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that en
 
 /** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
 class LineOutput {
-  /** Rejects when stdout cannot be written, as when its reader is gone. */
-  readonly failed: Promise<never>;
-  readonly #fail: (error: unknown) => void;
+  /** It rejects when stdout cannot be written, as when its reader is gone. */
+  readonly failure = Promise.withResolvers<never>();
   #waiting = "";
   #dropped = 0;
   #writing: Promise<void> | undefined;
-
-  constructor() {
-    ({ promise: this.failed, reject: this.#fail } = Promise.withResolvers<never>());
-  }
 
   print(line: string): void {
     if (this.#waiting.length + line.length < MAX_WAITING_CHARS) this.#waiting += `${line}\n`;
     else this.#dropped++;
     this.#writing ??= this.#write().catch((cause) => {
       const gone = cause instanceof Deno.errors.BrokenPipe; // as behind `| head`
-      this.#fail(gone ? cause : cannot("write to stdout", cause));
+      this.failure.reject(gone ? cause : cannot("write to stdout", cause));
     });
   }
 
@@ -425,9 +402,7 @@ class LineOutput {
       this.#dropped = 0;
       while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
       await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
-      if (dropped > 0) {
-        say(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
-      }
+      if (dropped > 0) say(`stdout is read too slowly: ${dropped} lines dropped`);
     }
     this.#writing = undefined;
   }
@@ -435,9 +410,9 @@ class LineOutput {
   /** Waits until all is written, on stderr too, but no longer than FLUSH_MS for each. */
   async flush(): Promise<void> {
     const late = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, FLUSH_MS));
-    await Promise.race([this.#writing, this.failed, late()]);
+    await Promise.race([this.#writing, this.failure.promise, late()]);
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (this.#writing) say(`${NAME}: stdout is not read: over ${lost} lines lost`);
+    if (this.#writing) say(`stdout is not read: over ${lost} lines lost`);
     await Promise.race([said, late()]);
   }
 }
@@ -445,8 +420,9 @@ class LineOutput {
 let said = Promise.resolve();
 
 /** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
-function say(line: string): void {
-  said = said.then(() => Deno.stderr.write(encoder.encode(`${line}\n`))).then(() => {}, () => {});
+function say(text: string): void {
+  const line = encoder.encode(`${NAME}: ${text}\n`);
+  said = said.then(() => Deno.stderr.write(line)).then(() => {}, () => {});
 }
 
 /** Whether a sentence, but for the blanks and line ends around it, is one of `words`. */
@@ -469,9 +445,8 @@ function previewText(bytes: Uint8Array, total: number): { text: string; more?: n
   return { text: decoder.decode(bytes.subarray(0, end)), more: total - end };
 }
 
-/** The port to listen on. The handout keeps clear of those below 1024. */
-function listenPort(options: Options): number {
-  const port = numberOption(options, "port", { max: 65_535 }) ?? 12_000;
+/** The port to listen on: not one of those that the handout keeps clear of. */
+function listenPort({ numbers: { port = 0 } }: Options): number {
   if (port === 0 || port >= 1_024) return port;
   throw new UsageError(
     `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
@@ -498,74 +473,72 @@ const VERSION = "1.0.0";
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 /** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
-// deno-lint-ignore no-control-regex
-const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+const UNSAFE = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
+/** An option in HELP: letter, name; if it takes a value, its kind, … for several, bounds, default. */
+const OPTION =
+  /(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?(?: +([\d.]+) to (\d+))?(?:.*default (.+)\))?)?/g;
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
 
-/** A command line: its words, the flags that are set, the values given to each option. */
-type Options = { words: string[]; flags: Set<string>; values: Record<string, string[]> };
+/** A command line: its words, the flags that are set, the values of options, the numbers of some. */
+type Options = {
+  words: string[];
+  flags: Set<string>;
+  values: Record<string, string[]>;
+  numbers: Record<string, number>;
+};
 
-/** parseArgs, made strict: it knows what `help` lists, one option a line, and nothing else. */
-function parseOptions(args: string[], help: string): Options {
-  const known = [...help.matchAll(/(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/g)]
-    .map(([, letter, name = "", value, many]) => ({ letter, name, value, many }));
-  const takers = known.filter(({ value }) => value);
-  const flags = known.filter(({ value }) => !value);
+/** parseArgs, made strict: it knows what HELP lists, bounds and defaults included, and no more. */
+function parseOptions(args: string[]): Options {
+  const known = [...HELP.matchAll(OPTION)]
+    .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
+  const takers = known.filter(({ kind }) => kind);
+  const end = [...args, "--"].indexOf("--"); // behind it there are only words
+  const flagIn = (arg: string, i: number): string | undefined =>
+    known.find(({ letter, name, kind }) =>
+      i < end && !kind && (arg === `--${name}` || arg === `-${letter}`)
+    )?.name;
   const unknown: string[] = [];
-  const { _: words, ...given } = parseArgs(args, {
+  const given = parseArgs(args.filter((arg, i) => !flagIn(arg, i)), { // it would give a flag a value
     string: ["_", ...takers.map(({ name }) => name)],
     collect: takers.map(({ name }) => name),
-    boolean: flags.map(({ name }) => name),
-    alias: Object.fromEntries(known.flatMap(({ letter, name }) => letter ? [[name, letter]] : [])),
+    alias: Object.fromEntries(takers.map(({ name, letter }) => [name, letter ?? []])),
     unknown: (arg, key) => key === undefined || !unknown.push(arg),
   });
-  const values = given as Options["values"];
-  for (const { name, value, many } of takers) {
-    const [first, ...more] = values[name]!.map(quote);
-    if ([first, ...more].includes('""')) {
+  const options: Options = {
+    words: given._.map(String),
+    flags: new Set(args.flatMap((arg, i) => flagIn(arg, i) ?? [])),
+    values: {},
+    numbers: {},
+  };
+  for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
+    const values = given[name] as string[];
+    const shown = values.map(quote).join(" and ");
+    if (values.includes("")) {
       const got = unknown[0] === undefined ? "nothing" : quote(unknown[0]);
-      throw new UsageError(`--${name} needs a value, ${value}, but got ${got}`);
+      throw new UsageError(`--${name} needs a value, ${kind}, but got ${got}`);
     }
-    if (more[0] && !many) {
-      throw new UsageError(`--${name} takes one ${value}, not ${first} and ${more.join(" and ")}`);
+    if (values.length > 1 && !many) {
+      throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
     }
+    options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
+    const [text] = options.values[name];
+    if (max && text) options.numbers[name] = toNumber(text, { name, kind, min, max });
   }
-  // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.
-  for (const [i, arg] of args.slice(0, [...args, "--"].indexOf("--")).entries()) {
-    const [flag, value = /^(true|false)$/.exec(args[i + 1] ?? "")?.[0]] = arg.split("=");
-    if (
-      value !== undefined && flags.some((o) => flag === `--${o.name}` || flag === `-${o.letter}`)
-    ) {
-      throw new UsageError(`${flag} takes no value, not ${quote(value)}; put words behind "--"`);
-    }
-  }
-  if (!help.includes("[message…]")) unknown.push(...words.map(String));
-  if (unknown[0]) {
-    throw new UsageError(`unexpected ${quote(unknown[0])}; --help lists what is allowed`);
-  }
-  const set = flags.filter(({ name }) => given[name] === true).map(({ name }) => name);
-  return { words: words.map(String), flags: new Set(set), values };
+  if (!HELP.includes("[message…]")) unknown.push(...options.words);
+  if (unknown.length === 0) return options;
+  throw new UsageError(`unexpected ${quote(unknown[0]!)}; --help lists what is allowed`);
 }
 
-/** The number given to an option, if any. @throws UsageError where it is out of its bounds */
-function numberOption(
-  { values }: Options,
-  name: string,
-  { min = 0, max, whole = true }: { min?: number; max: number; whole?: boolean },
-): number | undefined {
-  const text = values[name]![0];
-  if (text === undefined) return undefined;
-  const value = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (value >= min && value <= max) return value;
-  const kind = whole ? "a whole number" : "a number";
-  throw new UsageError(`--${name} must be ${kind} from ${min} to ${max}, not ${quote(text)}`);
-}
-
-/** The words that end a conversation. */
-function stopWords({ flags, values: { stop = [] } }: Options): string[] {
-  return flags.has("no-stop") ? [] : stop.length > 0 ? stop : ["stop", "exit"];
+/** @throws UsageError unless `text` is a number in the bounds of its option */
+function toNumber(text: string, option: Record<"name" | "kind" | "min" | "max", string>): number {
+  const { name, kind, min, max } = option;
+  const whole = !["SECONDS", "MS", "P"].includes(kind);
+  const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
+  if (number >= Number(min) && number <= Number(max)) return number;
+  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
+  throw new UsageError(`--${name} must be ${wanted}, not ${quote(text)}`);
 }
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
@@ -619,26 +592,20 @@ function onSignals(stop?: () => void): void {
   }
 }
 
-/** One socket call, for `--trace`: its handout step, result, and bytes with their way. */
-export type Rung = {
-  step: string;
-  call: string;
-  to?: "client" | "server";
-  peer?: string;
-  bytes?: Uint8Array;
-  note?: string;
-};
+/** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
+export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
 
 /** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
-function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
+function drawRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
-  const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
+  const came = /^(accept|read|receive)\b/.test(call);
+  const went = /^(connect|write|send|closeWrite)\b/.test(call);
+  const arrow = !came && !went ? " │ " : came === (side === "server") ? "──▶" : "◀──";
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  console.error(
-    `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
-  );
+  const rung = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
+  console.error(rung.trimEnd());
 }
 
 /** Prints what `--help` or `--version` ask for; tells whether they did. */
