@@ -23,16 +23,16 @@ const HELP = `UDP echo server: prints each datagram and sends it back.
 Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
 
   -H, --host HOST          address to receive on (default 127.0.0.1)
-  -p, --port PORT          1024 to 65535, or 0 for any free port (default 12000)
-      --stop WORD…         a datagram that ends its peer's session (default: stop, exit)
+  -p, --port PORT          0 to 65535, but not 1 to 1023; 0: any free port (default 12000)
+      --stop WORD…         a datagram that ends its peer's session; repeatable (default stop, exit)
       --no-stop            no datagram is a command: plain RFC 862
       --no-echo            print only (task 1)
       --once               end after the first peer that stops
-      --rate N             replies a second to one peer; 0: no limit (default 0)
-      --drop P             leave out replies, with probability 0 to 1
-      --duplicate P        send replies twice, with probability 0 to 1
-      --delay MS           hold each reply for a random time up to MS, so that some overtake others
-      --seed N             of these faults: the same seed, the same faults
+      --rate N             0 to 1000000 replies a second to one peer; 0: no limit (default 0)
+      --drop P             0 to 1, the probability that a reply is left out (default 0)
+      --duplicate P        0 to 1, the probability that a reply is sent twice (default 0)
+      --delay MS           0 to 60000: hold each reply for a random time up to this (default 0)
+      --seed N             0 to 4294967295: the same seed, the same faults (default: a random one)
   -q, --quiet              print no sentences and sessions
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
@@ -168,7 +168,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     const { hostname, port } = from;
     let session = sessions.get(hostname)?.get(port);
     const peer = session?.peer ?? formatAddress(from);
-    onTrace?.({ step: "5", call: `receive() = ${bytes.length}`, to: "server", peer, bytes });
+    onTrace?.({ step: "5", call: `receive() = ${bytes.length}`, peer, bytes });
     if (session) return session;
     const refusal = refusalOf(from, addr.port);
     if (refusal) return leaveUnanswered(refusal, peer);
@@ -268,7 +268,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   }
 
   function send(bytes: Uint8Array, { address, peer }: Session): Promise<number> {
-    onTrace?.({ step: "5", call: `send(${bytes.length})`, to: "client", peer, bytes });
+    onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
     return socket.send(bytes, address);
   }
 
@@ -348,7 +348,7 @@ function randomFrom(seed: number): () => number {
 }
 
 /** An event as a line for people. Only what a peer said stands behind brackets. */
-function formatEvent(event: ServerEvent): string {
+function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string {
   switch (event.event) {
     case "listening":
       return `listening on udp ${formatAddress(event)}`;
@@ -358,49 +358,45 @@ function formatEvent(event: ServerEvent): string {
       return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
     case "shutdown":
       return `stopped: ${formatTotals(event)}, ${event.unanswered} not answered`;
-    case "warning":
-      return `${NAME}: ${event.text}`;
   }
 }
 
 /** The command line: options to `serve`, events to lines, signals to `shutdown`. */
 export async function main(args: string[]): Promise<number> {
-  const options = parseOptions(args, HELP);
+  const options = parseOptions(args);
   if (showInfo(options)) return 0;
-  const { flags, values } = options;
-  const hostname = values.host![0] ?? "127.0.0.1";
+  const { flags, values, numbers } = options;
+  const hostname = values.host![0]!;
   const port = listenPort(options);
-  const seed = numberOption(options, "seed", { max: 2 ** 32 - 1 });
-  const serveOptions = {
-    hostname,
-    port,
-    rate: numberOption(options, "rate", { max: 1_000_000 }) ?? 0,
-    drop: numberOption(options, "drop", { max: 1, whole: false }) ?? 0,
-    duplicate: numberOption(options, "duplicate", { max: 1, whole: false }) ?? 0,
-    delayMs: numberOption(options, "delay", { max: 60_000, whole: false }) ?? 0,
-    seed: seed ?? Math.floor(Math.random() * 2 ** 32),
-    stop: stopWords(options),
-    echo: !flags.has("no-echo"),
-    once: flags.has("once"),
-    quiet: flags.has("quiet"),
-  };
-  requireNet(hostname.includes(":") ? `[${hostname}]` : hostname); // without a port: replies go to any port
-  if (seed === undefined && serveOptions.drop + serveOptions.duplicate + serveOptions.delayMs > 0) {
-    say(`${NAME}: the same faults again: --seed ${serveOptions.seed}`);
+  const { rate, drop = 0, duplicate = 0, delay = 0 } = numbers;
+  const { seed = Math.floor(Math.random() * 2 ** 32) } = numbers;
+  requireNet(hostname.includes(":") ? `[${hostname}]` : hostname); // without a port: replies go to any
+  if (numbers.seed === undefined && drop + duplicate + delay > 0) {
+    say(`the same faults again: --seed ${seed}`);
   }
   const output = new LineOutput();
   const stopping = new AbortController();
   onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
-    ...serveOptions,
+    hostname,
+    port,
+    stop: flags.has("no-stop") ? [] : values.stop!,
+    echo: !flags.has("no-echo"),
+    once: flags.has("once"),
+    rate: rate!,
+    drop,
+    duplicate,
+    delayMs: delay,
+    seed,
+    quiet: flags.has("quiet"),
     signal: stopping.signal,
     onEvent: (event) => {
-      if (event.event === "warning") say(formatEvent(event));
+      if (event.event === "warning") say(event.text);
       else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
     },
     onTrace: flags.has("trace") ? (rung) => drawRung("server", rung) : undefined,
   });
-  await Promise.race([server.finished, output.failed]);
+  await Promise.race([server.finished, output.failure.promise]);
   await output.flush();
   return 0;
 }
@@ -414,23 +410,18 @@ const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that en
 
 /** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
 class LineOutput {
-  /** Rejects when stdout cannot be written, as when its reader is gone. */
-  readonly failed: Promise<never>;
-  readonly #fail: (error: unknown) => void;
+  /** It rejects when stdout cannot be written, as when its reader is gone. */
+  readonly failure = Promise.withResolvers<never>();
   #waiting = "";
   #dropped = 0;
   #writing: Promise<void> | undefined;
-
-  constructor() {
-    ({ promise: this.failed, reject: this.#fail } = Promise.withResolvers<never>());
-  }
 
   print(line: string): void {
     if (this.#waiting.length + line.length < MAX_WAITING_CHARS) this.#waiting += `${line}\n`;
     else this.#dropped++;
     this.#writing ??= this.#write().catch((cause) => {
       const gone = cause instanceof Deno.errors.BrokenPipe; // as behind `| head`
-      this.#fail(gone ? cause : cannot("write to stdout", cause));
+      this.failure.reject(gone ? cause : cannot("write to stdout", cause));
     });
   }
 
@@ -442,9 +433,7 @@ class LineOutput {
       this.#dropped = 0;
       while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
       await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
-      if (dropped > 0) {
-        say(`${NAME}: stdout is read too slowly: ${dropped} lines dropped`);
-      }
+      if (dropped > 0) say(`stdout is read too slowly: ${dropped} lines dropped`);
     }
     this.#writing = undefined;
   }
@@ -452,9 +441,9 @@ class LineOutput {
   /** Waits until all is written, on stderr too, but no longer than FLUSH_MS for each. */
   async flush(): Promise<void> {
     const late = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, FLUSH_MS));
-    await Promise.race([this.#writing, this.failed, late()]);
+    await Promise.race([this.#writing, this.failure.promise, late()]);
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (this.#writing) say(`${NAME}: stdout is not read: over ${lost} lines lost`);
+    if (this.#writing) say(`stdout is not read: over ${lost} lines lost`);
     await Promise.race([said, late()]);
   }
 }
@@ -462,8 +451,9 @@ class LineOutput {
 let said = Promise.resolve();
 
 /** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
-function say(line: string): void {
-  said = said.then(() => Deno.stderr.write(encoder.encode(`${line}\n`))).then(() => {}, () => {});
+function say(text: string): void {
+  const line = encoder.encode(`${NAME}: ${text}\n`);
+  said = said.then(() => Deno.stderr.write(line)).then(() => {}, () => {});
 }
 
 /** Whether a sentence, but for the blanks and line ends around it, is one of `words`. */
@@ -486,9 +476,8 @@ function previewText(bytes: Uint8Array, total: number): { text: string; more?: n
   return { text: decoder.decode(bytes.subarray(0, end)), more: total - end };
 }
 
-/** The port to listen on. The handout keeps clear of those below 1024. */
-function listenPort(options: Options): number {
-  const port = numberOption(options, "port", { max: 65_535 }) ?? 12_000;
+/** The port to listen on: not one of those that the handout keeps clear of. */
+function listenPort({ numbers: { port = 0 } }: Options): number {
   if (port === 0 || port >= 1_024) return port;
   throw new UsageError(
     `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
@@ -515,74 +504,72 @@ const VERSION = "1.0.0";
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 /** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
-// deno-lint-ignore no-control-regex
-const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+const UNSAFE = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
+/** An option in HELP: letter, name; if it takes a value, its kind, … for several, bounds, default. */
+const OPTION =
+  /(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?(?: +([\d.]+) to (\d+))?(?:.*default (.+)\))?)?/g;
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
 
-/** A command line: its words, the flags that are set, the values given to each option. */
-type Options = { words: string[]; flags: Set<string>; values: Record<string, string[]> };
+/** A command line: its words, the flags that are set, the values of options, the numbers of some. */
+type Options = {
+  words: string[];
+  flags: Set<string>;
+  values: Record<string, string[]>;
+  numbers: Record<string, number>;
+};
 
-/** parseArgs, made strict: it knows what `help` lists, one option a line, and nothing else. */
-function parseOptions(args: string[], help: string): Options {
-  const known = [...help.matchAll(/(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/g)]
-    .map(([, letter, name = "", value, many]) => ({ letter, name, value, many }));
-  const takers = known.filter(({ value }) => value);
-  const flags = known.filter(({ value }) => !value);
+/** parseArgs, made strict: it knows what HELP lists, bounds and defaults included, and no more. */
+function parseOptions(args: string[]): Options {
+  const known = [...HELP.matchAll(OPTION)]
+    .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
+  const takers = known.filter(({ kind }) => kind);
+  const end = [...args, "--"].indexOf("--"); // behind it there are only words
+  const flagIn = (arg: string, i: number): string | undefined =>
+    known.find(({ letter, name, kind }) =>
+      i < end && !kind && (arg === `--${name}` || arg === `-${letter}`)
+    )?.name;
   const unknown: string[] = [];
-  const { _: words, ...given } = parseArgs(args, {
+  const given = parseArgs(args.filter((arg, i) => !flagIn(arg, i)), { // it would give a flag a value
     string: ["_", ...takers.map(({ name }) => name)],
     collect: takers.map(({ name }) => name),
-    boolean: flags.map(({ name }) => name),
-    alias: Object.fromEntries(known.flatMap(({ letter, name }) => letter ? [[name, letter]] : [])),
+    alias: Object.fromEntries(takers.map(({ name, letter }) => [name, letter ?? []])),
     unknown: (arg, key) => key === undefined || !unknown.push(arg),
   });
-  const values = given as Options["values"];
-  for (const { name, value, many } of takers) {
-    const [first, ...more] = values[name]!.map(quote);
-    if ([first, ...more].includes('""')) {
+  const options: Options = {
+    words: given._.map(String),
+    flags: new Set(args.flatMap((arg, i) => flagIn(arg, i) ?? [])),
+    values: {},
+    numbers: {},
+  };
+  for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
+    const values = given[name] as string[];
+    const shown = values.map(quote).join(" and ");
+    if (values.includes("")) {
       const got = unknown[0] === undefined ? "nothing" : quote(unknown[0]);
-      throw new UsageError(`--${name} needs a value, ${value}, but got ${got}`);
+      throw new UsageError(`--${name} needs a value, ${kind}, but got ${got}`);
     }
-    if (more[0] && !many) {
-      throw new UsageError(`--${name} takes one ${value}, not ${first} and ${more.join(" and ")}`);
+    if (values.length > 1 && !many) {
+      throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
     }
+    options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
+    const [text] = options.values[name];
+    if (max && text) options.numbers[name] = toNumber(text, { name, kind, min, max });
   }
-  // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.
-  for (const [i, arg] of args.slice(0, [...args, "--"].indexOf("--")).entries()) {
-    const [flag, value = /^(true|false)$/.exec(args[i + 1] ?? "")?.[0]] = arg.split("=");
-    if (
-      value !== undefined && flags.some((o) => flag === `--${o.name}` || flag === `-${o.letter}`)
-    ) {
-      throw new UsageError(`${flag} takes no value, not ${quote(value)}; put words behind "--"`);
-    }
-  }
-  if (!help.includes("[message…]")) unknown.push(...words.map(String));
-  if (unknown[0]) {
-    throw new UsageError(`unexpected ${quote(unknown[0])}; --help lists what is allowed`);
-  }
-  const set = flags.filter(({ name }) => given[name] === true).map(({ name }) => name);
-  return { words: words.map(String), flags: new Set(set), values };
+  if (!HELP.includes("[message…]")) unknown.push(...options.words);
+  if (unknown.length === 0) return options;
+  throw new UsageError(`unexpected ${quote(unknown[0]!)}; --help lists what is allowed`);
 }
 
-/** The number given to an option, if any. @throws UsageError where it is out of its bounds */
-function numberOption(
-  { values }: Options,
-  name: string,
-  { min = 0, max, whole = true }: { min?: number; max: number; whole?: boolean },
-): number | undefined {
-  const text = values[name]![0];
-  if (text === undefined) return undefined;
-  const value = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (value >= min && value <= max) return value;
-  const kind = whole ? "a whole number" : "a number";
-  throw new UsageError(`--${name} must be ${kind} from ${min} to ${max}, not ${quote(text)}`);
-}
-
-/** The words that end a conversation. */
-function stopWords({ flags, values: { stop = [] } }: Options): string[] {
-  return flags.has("no-stop") ? [] : stop.length > 0 ? stop : ["stop", "exit"];
+/** @throws UsageError unless `text` is a number in the bounds of its option */
+function toNumber(text: string, option: Record<"name" | "kind" | "min" | "max", string>): number {
+  const { name, kind, min, max } = option;
+  const whole = !["SECONDS", "MS", "P"].includes(kind);
+  const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
+  if (number >= Number(min) && number <= Number(max)) return number;
+  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
+  throw new UsageError(`--${name} must be ${wanted}, not ${quote(text)}`);
 }
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
@@ -636,26 +623,20 @@ function onSignals(stop?: () => void): void {
   }
 }
 
-/** One socket call, for `--trace`: its handout step, result, and bytes with their way. */
-export type Rung = {
-  step: string;
-  call: string;
-  to?: "client" | "server";
-  peer?: string;
-  bytes?: Uint8Array;
-  note?: string;
-};
+/** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
+export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
 
 /** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
-function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
+function drawRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
-  const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
+  const came = /^(accept|read|receive)\b/.test(call);
+  const went = /^(connect|write|send|closeWrite)\b/.test(call);
+  const arrow = !came && !went ? " │ " : came === (side === "server") ? "──▶" : "◀──";
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  console.error(
-    `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
-  );
+  const rung = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
+  console.error(rung.trimEnd());
 }
 
 /** Prints what `--help` or `--version` ask for; tells whether they did. */
