@@ -27,14 +27,14 @@ Without a message it reads the keyboard or a pipe, one datagram a line.
 
   -H, --host HOST          name or address of the server (default 127.0.0.1)
   -p, --port PORT          1 to 65535 (default 12000)
-      --timeout SECONDS    for the first echo; then it follows the round trips (default 1)
-      --retries N          of one datagram; 0: never send one again (default 3)
-      --stop WORD…         a sentence that ends the conversation (default: stop, exit)
+      --timeout SECONDS    0.001 to 3600 for the first echo; then as the round trips are (default 1)
+      --retries N          0 to 1000 of one datagram; 0: never send one again (default 3)
+      --stop WORD…         a sentence that ends the conversation (default stop, exit)
       --no-stop            no sentence ends it
       --no-echo            expect no echo (task 1)
-  -c, --count N            probe like ping: send N numbered datagrams, never again
-  -i, --interval SECONDS   from one probe to the next; 0: once it is back (default 1)
-  -s, --size BYTES         of a probe, 16 to 65507 (default 64)
+  -c, --count N            1 to 1000000 numbered datagrams, as a probe like ping; none is resent
+  -i, --interval SECONDS   0 to 3600 from one probe to the next; 0: once it is back (default 1)
+  -s, --size BYTES         16 to 65507 of a probe (default 64)
   -q, --quiet              print no echoes
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
@@ -155,7 +155,7 @@ export class EchoSocket {
       const [bytes, from] = received;
       const call = `receive() = ${bytes.length}`;
       const note = `${(performance.now() - this.#sentAt).toFixed(1)} ms`;
-      this.options.onTrace?.({ step: "i", call, to: "client", bytes, note });
+      this.options.onTrace?.({ step: "i", call, bytes, note });
       const peer = formatAddress(from as Deno.NetAddr);
       if (peer === formatAddress(this.server)) this.onDatagram(bytes);
       else this.ignored.strangers++;
@@ -165,7 +165,7 @@ export class EchoSocket {
   /** Step 1c.i: one datagram. */
   async send(bytes: Uint8Array): Promise<void> {
     const peer = formatAddress(this.server);
-    this.options.onTrace?.({ step: "i", call: `send(${bytes.length})`, to: "server", bytes });
+    this.options.onTrace?.({ step: "i", call: `send(${bytes.length})`, bytes });
     this.#sentAt = performance.now();
     try {
       await this.conn.send(bytes, this.server);
@@ -351,15 +351,12 @@ export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Pro
 
 /** The command line: arguments, keyboard or pipe to `open` and `converse`, or `--count` to `probe`. */
 export async function main(args: string[]): Promise<number> {
-  const options = parseOptions(args, HELP);
+  const options = parseOptions(args);
   if (showInfo(options)) return 0;
-  const { flags, values } = options;
-  const name = values.host![0] ?? "127.0.0.1";
-  const port = numberOption(options, "port", { min: 1, max: 65_535 }) ?? 12_000;
-  const timeoutSeconds =
-    numberOption(options, "timeout", { min: 0.001, max: 3_600, whole: false }) ?? 1;
-  const retries = numberOption(options, "retries", { max: 1_000 }) ?? 3;
-  const probing = probeOptions(options, MAX_DATAGRAM_BYTES);
+  const { flags, values, numbers } = options;
+  const name = values.host![0]!;
+  const port = numbers.port!;
+  const timeoutSeconds = numbers.timeout!;
   const onTrace = flags.has("trace") ? (rung: Rung): void => drawRung("client", rung) : undefined;
   const names = numericAddress(name) ? [] : [name]; // looking one up takes a permission of its own
   requireNet(...names);
@@ -368,34 +365,20 @@ export async function main(args: string[]): Promise<number> {
   requireNet(...names, formatAddress({ hostname: localHost(hostname), port: 0 }), server);
   const socket = await open({ hostname, port, timeoutSeconds, onTrace });
   try {
-    if (probing) {
-      return await showProbe(
-        options,
-        server,
-        (more) => probe(socket, { ...probing, timeoutSeconds, ...more }),
-      );
-    }
+    if (numbers.count) return await showProbe(options, server, (show) => probe(socket, show));
     onSignals();
     const { input, output, prompt, end } = openDialog(options, { byLine: true });
-    const echo = !flags.has("no-echo");
-    const stop = stopWords(options);
-    try {
-      const { lost } = await converse(socket, input, output, {
-        echo,
-        stop,
-        retries,
-        onReady: prompt,
-        onLost: warn,
-      });
-      return lost === 0 ? 0 : 1;
-    } finally {
-      end();
-    }
+    const { lost } = await converse(socket, input, output, {
+      echo: !flags.has("no-echo"),
+      stop: flags.has("no-stop") ? [] : values.stop!,
+      retries: numbers.retries!,
+      onReady: prompt,
+      onLost: warn,
+    }).finally(end);
+    return lost === 0 ? 0 : 1;
   } catch (error) {
-    if (error instanceof NoAnswerError) {
-      throw new Error(`${error.message}; is udp_server.ts running there?`, { cause: error });
-    }
-    throw error;
+    if (!(error instanceof NoAnswerError)) throw error;
+    throw new Error(`${error.message}; is udp_server.ts running there?`, { cause: error });
   } finally {
     socket.close();
     const odd = Object.entries(socket.ignored).filter(([, count]) => count > 0);
@@ -411,15 +394,14 @@ function warn(text: string): void {
 
 // ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
 
-const MIN_PROBE_BYTES = 16; // 7 hex digits for the run, 8 for the number, and a line end
-const MAX_PROBES = 1_000_000; // whose times are kept, for exact percentiles
 const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
 const STATUS_MS = 200; // between two drawings of the live status
+const STEPS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
 const BAR_COLUMNS = 40; // of the longest bar of a histogram
 
 /** How to probe; the defaults are those of the command line. */
 export type ProbeOptions = {
-  count?: number; // probes, at most 1,000,000; default 4
+  count?: number; // probes, at most 1,000,000, as their times are kept; default 4
   intervalSeconds?: number; // from one to the next; 0: once the echo is back, or 100 a second
   size?: number; // bytes of each, 16 at least
   timeoutSeconds?: number; // to wait for the last echoes
@@ -442,39 +424,35 @@ export type ProbeCounts = Record<
 export class ProbeBook {
   /** Round trips in ms, in order of arrival. */
   readonly times: number[] = [];
-  readonly #size: number;
-  readonly #run = crypto.getRandomValues(new Uint32Array(1))[0]! & 0xfffffff;
+  readonly #run = hex(Math.floor(Math.random() * 2 ** 28), 7);
   readonly #sentAt: number[] = []; // ms, by number, from 1
-  readonly #echoed = new Set<number>();
-  readonly #damaged = new Set<number>();
-  #counts = { duplicated: 0, reordered: 0, corrupt: 0 };
-  #latest = 0;
+  readonly #back = new Map<number, "whole" | "damaged">(); // by number
+  readonly #odd = { duplicated: 0, reordered: 0, corrupt: 0 };
+  #latest = 0; // the highest number that is back
   #ended = false;
   #wake = (): void => {};
 
-  /** A book for probes of `size` bytes. */
+  /** An empty book. */
   constructor(readonly options: ProbeOptions) {
-    this.#size = options.size ?? 64;
     options.signal?.addEventListener("abort", () => this.end(), { once: true });
   }
 
   /** Probe number `seq`: unlike any other, and one line for a server that prints it. */
   payload(seq: number): Uint8Array {
-    const header = hex(this.#run, 7) + hex(seq, 8);
-    return encoder.encode(`${header.padEnd(this.#size - 1, ".")}\n`);
+    const { size = 64 } = this.options;
+    return encoder.encode(`${(this.#run + hex(seq, 8)).padEnd(size - 1, ".")}\n`);
   }
 
   /** Sends all probes in their time, then waits for the last echoes. */
   async run(send: (payload: Uint8Array) => Promise<void>): Promise<void> {
-    const { count = 4, intervalSeconds = 1, timeoutSeconds = 5 } = this.options;
+    const { count = 4, intervalSeconds = 1, timeoutSeconds = 5, onProgress } = this.options;
     const start = performance.now();
-    const allBack = (): boolean =>
-      this.#echoed.size + this.#damaged.size >= this.#sentAt.length - 1;
+    const allBack = (): boolean => this.counts().sent <= this.#back.size;
     for (let seq = 1; seq <= count && !this.#ended; seq++) {
       const payload = this.payload(seq);
       this.#sentAt[seq] = performance.now();
       await send(payload);
-      this.options.onProgress?.(this);
+      onProgress?.(this);
       if (seq === count) break;
       if (intervalSeconds === 0) await this.#wait(performance.now() + FLOOD_MS, allBack);
       else await this.#wait(start + seq * intervalSeconds * 1000, () => false);
@@ -497,16 +475,16 @@ export class ProbeBook {
     const now = performance.now();
     const seq = parseInt(decoder.decode(bytes.subarray(7, 15)), 16);
     const sentAt = this.#sentAt[seq];
+    const before = this.#back.get(seq);
     if (sentAt === undefined || !sameBytes(bytes, this.payload(seq))) {
-      this.#counts.corrupt++;
-      if (sentAt !== undefined) this.#damaged.add(seq);
-    } else if (this.#echoed.has(seq)) this.#counts.duplicated++;
+      this.#odd.corrupt++;
+      if (sentAt !== undefined && !before) this.#back.set(seq, "damaged");
+    } else if (before === "whole") this.#odd.duplicated++;
     else {
-      this.#echoed.add(seq);
-      this.#damaged.delete(seq);
+      this.#back.set(seq, "whole");
       this.times.push(now - sentAt);
-      if (seq < this.#latest) this.#counts.reordered++;
-      else this.#latest = seq;
+      if (seq < this.#latest) this.#odd.reordered++;
+      this.#latest = Math.max(this.#latest, seq);
       const rtt_ms = round(now - sentAt);
       this.options.onEcho?.({ event: "echo", seq, bytes: bytes.length, rtt_ms });
     }
@@ -523,8 +501,7 @@ export class ProbeBook {
   /** The counts so far. Lost is what did not come back, not even damaged. */
   counts(): ProbeCounts {
     const sent = Math.max(this.#sentAt.length - 1, 0);
-    const echoed = this.#echoed.size;
-    return { sent, echoed, lost: sent - echoed - this.#damaged.size, ...this.#counts };
+    return { sent, echoed: this.times.length, lost: sent - this.#back.size, ...this.#odd };
   }
 }
 
@@ -545,44 +522,34 @@ export function roundTrips(times: number[]): RoundTrips | undefined {
 function formatSummary(book: ProbeBook, json: boolean): string {
   const counts = book.counts();
   const rtt = roundTrips(book.times);
-  if (json) return `${toJson({ event: "summary", ...counts, ...(rtt && { rtt_ms: rtt }) })}\n`;
+  if (json) return toJson({ event: "summary", ...counts, ...(rtt && { rtt_ms: rtt }) });
   const text = Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
-  if (!rtt) return `${text}\n`;
-  const figures = Object.values(rtt).map((ms) => ms.toFixed(3)); // of min, avg, max, mdev, p50 …
-  return `${text}
-rtt min/avg/max/mdev = ${figures.slice(0, 4).join("/")} ms, p50/p90/p99 = ${
-    figures.slice(4).join("/")
-  } ms
-`;
+  if (!rtt) return text;
+  const figures = Object.values(rtt).map((ms) => ms.toFixed(3));
+  const moments = `min/avg/max/mdev = ${figures.slice(0, 4).join("/")} ms`;
+  const percentiles = `p50/p90/p99 = ${figures.slice(4).join("/")} ms`;
+  return [text, `rtt ${moments}, ${percentiles}`, ...histogram(book.times)].join("\n");
 }
 
 /** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 … */
-function histogram(times: number[]): string {
-  const edges = [-2, -1, 0, 1, 2, 3].flatMap((power) => [2, 5, 10].map((n) => n * 10 ** power)); // ms
-  const above = (time: number): number => edges.find((edge) => time <= edge) ?? edges.at(-1)!;
-  const steps = Map.groupBy(times, above);
-  const counts = edges.map((edge) => steps.get(edge)?.length ?? 0);
-  const [first, last] = [counts.findIndex(Boolean), counts.findLastIndex(Boolean)];
-  const label = (ms: number): string =>
-    ms < 1 ? `${round(ms * 1000)} µs` : ms < 1000 ? `${ms} ms` : `${ms / 1000} s`;
-  return edges.map((edge, i) => {
-    const bar = "█".repeat(Math.ceil(counts[i]! / Math.max(...counts) * BAR_COLUMNS));
-    return `  to ${label(edge).padStart(6)} ${String(counts[i]).padStart(7)} ${bar}`.trimEnd() +
-      "\n";
-  }).slice(first, last + 1).join("");
-}
-
-/** The options of `--count` and what goes with it; nothing without it. */
-function probeOptions(options: Options, maxBytes: number): ProbeOptions | undefined {
-  const count = numberOption(options, "count", { min: 1, max: MAX_PROBES });
-  const intervalSeconds = numberOption(options, "interval", { max: 3_600, whole: false }) ?? 1;
-  const size = numberOption(options, "size", { min: MIN_PROBE_BYTES, max: maxBytes }) ?? 64;
-  return count === undefined ? undefined : { count, intervalSeconds, size };
+function histogram(times: number[]): string[] {
+  const counts = STEPS_MS.map(() => 0);
+  for (const time of times) {
+    const step = STEPS_MS.findIndex((ms) => time <= ms);
+    counts[step < 0 ? counts.length - 1 : step]!++;
+  }
+  const most = counts.reduce((a, b) => Math.max(a, b));
+  return STEPS_MS.map((ms, i) => {
+    const [number, unit] = ms < 1 ? [ms * 1000, "µs"] : ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
+    const bar = "█".repeat(Math.ceil(counts[i]! / most * BAR_COLUMNS));
+    const label = `${Math.round(number)} ${unit}`.padStart(6);
+    return `  to ${label} ${String(counts[i]).padStart(7)} ${bar}`.trimEnd();
+  }).slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
 }
 
 /** Shows a probe as it runs, then what it found; the first SIGINT ends it. Returns the exit code. */
 async function showProbe(
-  { flags }: Options,
+  { flags, numbers }: Options,
   server: string,
   probe: (options: ProbeOptions) => Promise<ProbeBook>,
 ): Promise<number> {
@@ -599,6 +566,10 @@ async function showProbe(
     status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
   }, STATUS_MS);
   const book = await probe({
+    count: numbers.count!,
+    intervalSeconds: numbers.interval!,
+    size: numbers.size!,
+    timeoutSeconds: numbers.timeout!,
     signal: interrupt.signal,
     onProgress: (book) => current = book,
     onEcho: (echo) => {
@@ -616,8 +587,7 @@ async function showProbe(
   }).finally(() => clearInterval(ticker));
   if (failure) throw failure;
   status("");
-  const drawing = json ? "" : histogram(book.times);
-  Deno.stdout.writeSync(encoder.encode(formatSummary(book, json) + drawing));
+  Deno.stdout.writeSync(encoder.encode(`${formatSummary(book, json)}\n`));
   const { sent, echoed } = book.counts();
   return echoed === sent ? 0 : 1;
 }
@@ -690,74 +660,72 @@ const VERSION = "1.0.0";
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 /** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
-// deno-lint-ignore no-control-regex
-const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+const UNSAFE = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
+/** An option in HELP: letter, name; if it takes a value, its kind, … for several, bounds, default. */
+const OPTION =
+  /(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?(?: +([\d.]+) to (\d+))?(?:.*default (.+)\))?)?/g;
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
 
-/** A command line: its words, the flags that are set, the values given to each option. */
-type Options = { words: string[]; flags: Set<string>; values: Record<string, string[]> };
+/** A command line: its words, the flags that are set, the values of options, the numbers of some. */
+type Options = {
+  words: string[];
+  flags: Set<string>;
+  values: Record<string, string[]>;
+  numbers: Record<string, number>;
+};
 
-/** parseArgs, made strict: it knows what `help` lists, one option a line, and nothing else. */
-function parseOptions(args: string[], help: string): Options {
-  const known = [...help.matchAll(/(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?)?/g)]
-    .map(([, letter, name = "", value, many]) => ({ letter, name, value, many }));
-  const takers = known.filter(({ value }) => value);
-  const flags = known.filter(({ value }) => !value);
+/** parseArgs, made strict: it knows what HELP lists, bounds and defaults included, and no more. */
+function parseOptions(args: string[]): Options {
+  const known = [...HELP.matchAll(OPTION)]
+    .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
+  const takers = known.filter(({ kind }) => kind);
+  const end = [...args, "--"].indexOf("--"); // behind it there are only words
+  const flagIn = (arg: string, i: number): string | undefined =>
+    known.find(({ letter, name, kind }) =>
+      i < end && !kind && (arg === `--${name}` || arg === `-${letter}`)
+    )?.name;
   const unknown: string[] = [];
-  const { _: words, ...given } = parseArgs(args, {
+  const given = parseArgs(args.filter((arg, i) => !flagIn(arg, i)), { // it would give a flag a value
     string: ["_", ...takers.map(({ name }) => name)],
     collect: takers.map(({ name }) => name),
-    boolean: flags.map(({ name }) => name),
-    alias: Object.fromEntries(known.flatMap(({ letter, name }) => letter ? [[name, letter]] : [])),
+    alias: Object.fromEntries(takers.map(({ name, letter }) => [name, letter ?? []])),
     unknown: (arg, key) => key === undefined || !unknown.push(arg),
   });
-  const values = given as Options["values"];
-  for (const { name, value, many } of takers) {
-    const [first, ...more] = values[name]!.map(quote);
-    if ([first, ...more].includes('""')) {
+  const options: Options = {
+    words: given._.map(String),
+    flags: new Set(args.flatMap((arg, i) => flagIn(arg, i) ?? [])),
+    values: {},
+    numbers: {},
+  };
+  for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
+    const values = given[name] as string[];
+    const shown = values.map(quote).join(" and ");
+    if (values.includes("")) {
       const got = unknown[0] === undefined ? "nothing" : quote(unknown[0]);
-      throw new UsageError(`--${name} needs a value, ${value}, but got ${got}`);
+      throw new UsageError(`--${name} needs a value, ${kind}, but got ${got}`);
     }
-    if (more[0] && !many) {
-      throw new UsageError(`--${name} takes one ${value}, not ${first} and ${more.join(" and ")}`);
+    if (values.length > 1 && !many) {
+      throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
     }
+    options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
+    const [text] = options.values[name];
+    if (max && text) options.numbers[name] = toNumber(text, { name, kind, min, max });
   }
-  // parseArgs drops the "x" of `--quiet=x`, and a word "true" or "false" behind a flag.
-  for (const [i, arg] of args.slice(0, [...args, "--"].indexOf("--")).entries()) {
-    const [flag, value = /^(true|false)$/.exec(args[i + 1] ?? "")?.[0]] = arg.split("=");
-    if (
-      value !== undefined && flags.some((o) => flag === `--${o.name}` || flag === `-${o.letter}`)
-    ) {
-      throw new UsageError(`${flag} takes no value, not ${quote(value)}; put words behind "--"`);
-    }
-  }
-  if (!help.includes("[message…]")) unknown.push(...words.map(String));
-  if (unknown[0]) {
-    throw new UsageError(`unexpected ${quote(unknown[0])}; --help lists what is allowed`);
-  }
-  const set = flags.filter(({ name }) => given[name] === true).map(({ name }) => name);
-  return { words: words.map(String), flags: new Set(set), values };
+  if (!HELP.includes("[message…]")) unknown.push(...options.words);
+  if (unknown.length === 0) return options;
+  throw new UsageError(`unexpected ${quote(unknown[0]!)}; --help lists what is allowed`);
 }
 
-/** The number given to an option, if any. @throws UsageError where it is out of its bounds */
-function numberOption(
-  { values }: Options,
-  name: string,
-  { min = 0, max, whole = true }: { min?: number; max: number; whole?: boolean },
-): number | undefined {
-  const text = values[name]![0];
-  if (text === undefined) return undefined;
-  const value = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (value >= min && value <= max) return value;
-  const kind = whole ? "a whole number" : "a number";
-  throw new UsageError(`--${name} must be ${kind} from ${min} to ${max}, not ${quote(text)}`);
-}
-
-/** The words that end a conversation. */
-function stopWords({ flags, values: { stop = [] } }: Options): string[] {
-  return flags.has("no-stop") ? [] : stop.length > 0 ? stop : ["stop", "exit"];
+/** @throws UsageError unless `text` is a number in the bounds of its option */
+function toNumber(text: string, option: Record<"name" | "kind" | "min" | "max", string>): number {
+  const { name, kind, min, max } = option;
+  const whole = !["SECONDS", "MS", "P"].includes(kind);
+  const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
+  if (number >= Number(min) && number <= Number(max)) return number;
+  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
+  throw new UsageError(`--${name} must be ${wanted}, not ${quote(text)}`);
 }
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
@@ -811,26 +779,20 @@ function onSignals(stop?: () => void): void {
   }
 }
 
-/** One socket call, for `--trace`: its handout step, result, and bytes with their way. */
-export type Rung = {
-  step: string;
-  call: string;
-  to?: "client" | "server";
-  peer?: string;
-  bytes?: Uint8Array;
-  note?: string;
-};
+/** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
+export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
 
 /** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
-function drawRung(side: "client" | "server", { step, call, to, peer, bytes, note }: Rung): void {
+function drawRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
-  const arrow = to === "server" ? "──▶" : to === "client" ? "◀──" : " │ ";
+  const came = /^(accept|read|receive)\b/.test(call);
+  const went = /^(connect|write|send|closeWrite)\b/.test(call);
+  const arrow = !came && !went ? " │ " : came === (side === "server") ? "──▶" : "◀──";
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  console.error(
-    `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd(),
-  );
+  const rung = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
+  console.error(rung.trimEnd());
 }
 
 /** Prints what `--help` or `--version` ask for; tells whether they did. */

@@ -35,8 +35,7 @@ const ALL_WRONG: Row[] = [
   [["--port=-1"], "--port", '"-1"', "65535"],
   [["--port", "12000", "--port", "12001"], "--port", '"12000"', '"12001"'],
   [["--host", "a", "-H", "b"], "--host", '"a"', '"b"'],
-  [["--quiet=yes"], "--quiet", '"yes"'],
-  [["--quiet", "false"], "--quiet", '"false"'],
+  [["--quiet=yes"], '"--quiet=yes"', "--help"],
   [["--no-quiet"], '"--no-quiet"', "--help"],
   [["--\x1b[31m"], '"--\\u{1b}[31m"', "--help"],
 ];
@@ -55,7 +54,7 @@ const ODD: Row[] = [
   [["--stop", "a", "--stop", ""], "--stop", "WORD"],
   [["-qx"], '"-qx"', "--help"],
   [["--HELP"], '"--HELP"', "--help"],
-  [["--help=x"], "--help", '"x"'],
+  [["--help=x"], '"--help=x"', "--help"],
   [["--port.x", "1"], '"--port.x"', "--help"],
   [["--constructor"], '"--constructor"', "--help"],
   [["--__proto__=1"], '"--__proto__=1"', "--help"],
@@ -64,6 +63,7 @@ const ODD: Row[] = [
 const SERVERS_WRONG: Row[] = [
   [["stray"], '"stray"', "--help"],
   [["--quiet", "stray"], '"stray"', "--help"],
+  [["--quiet", "false"], '"false"', "--help"], // to parseArgs, a flag that is not set
   [["--", "--quiet"], '"--quiet"', "--help"],
   [["--port", "1"], "--port 1 ", "reserved", "1024", "65535"],
   [["--port", "80"], "--port 80 ", "reserved", "1024", "65535"],

@@ -225,6 +225,10 @@ Deno.test("loss, repetition, overtaking and corruption are told apart", LIMIT, a
       if (count === 2) await self.send(bytes.toReversed(), from);
       await self.send(bytes, from);
     }, [5, 5, 0, 0, 0, 1]],
+    ["the second comes whole, then damaged", async ({ bytes, from }, count, self) => {
+      await self.send(bytes, from);
+      if (count === 2) await self.send(bytes.with(40, 0), from);
+    }, [5, 5, 0, 0, 0, 1]],
     ["an empty datagram besides", async ({ bytes, from }, count, self) => {
       if (count === 2) await self.send("", from);
       await self.send(bytes, from);
