@@ -196,10 +196,8 @@ export async function converse(
     const now = performance.now();
     if (printing || owed() === 0 && !halfClosed) movedAt = now;
     if (now - movedAt < timeoutSeconds * 1000) return;
-    if (echo && owed() === 0) stalled.resolve(); // all is well, but the server stays open
-    else {stalled.reject(
-        new EchoError(`nothing from ${server} for ${timeoutSeconds} s${missing()}`),
-      );}
+    if (echo && owed() === 0) return stalled.resolve(); // all is well, but the server stays open
+    stalled.reject(new EchoError(`nothing from ${server} for ${timeoutSeconds} s${missing()}`));
   }, Math.min(timeoutSeconds * 1000, WATCH_MS));
 
   function missing(): string {

@@ -207,6 +207,7 @@ export async function request(
       if (await within(timer.rto, echoed.promise)) {
         const ms = performance.now() - sentAt;
         if (tries === 1) timer.sample(ms);
+        else timer.stretch();
         return { tries, ms };
       }
       timer.backOff();
@@ -227,29 +228,36 @@ export async function request(
 export class RetransmissionTimer {
   /** How long to wait for an echo now. */
   rto: number;
-  readonly #first: number;
+  readonly #least: number;
+  #first: number; // the first wait of each datagram
   #srtt = NaN;
   #rttvar = NaN;
 
   /** Starts with the first wait, before any round trip is known. */
   constructor(firstRto: number) {
     this.rto = this.#first = firstRto;
+    this.#least = Math.min(MIN_RTO_MS, firstRto);
   }
 
   /** For a new datagram: a back-off ends with its datagram, or a lossy line would be a slow one. */
   restart(): void {
-    const computed = Math.max(this.#srtt + 4 * this.#rttvar, Math.min(MIN_RTO_MS, this.#first));
-    this.rto = Number.isNaN(computed) ? this.#first : Math.min(computed, MAX_RTO_MS);
+    this.rto = this.#first;
   }
 
-  /** A round trip of a datagram sent once: of one sent twice nobody knows which came back (Karn). */
+  /** A round trip of a datagram that was sent once. */
   sample(rtt: number): void {
     if (Number.isNaN(this.#srtt)) [this.#srtt, this.#rttvar] = [rtt, rtt / 2];
     else {
       this.#rttvar += (Math.abs(this.#srtt - rtt) - this.#rttvar) / 4;
       this.#srtt += (rtt - this.#srtt) / 8;
     }
-    this.restart();
+    const computed = Math.max(this.#srtt + 4 * this.#rttvar, this.#least);
+    this.rto = this.#first = Math.min(computed, MAX_RTO_MS);
+  }
+
+  /** After one that was sent again, no sample, as nobody knows which try came back (Karn). */
+  stretch(): void {
+    this.#first = Math.min(this.#first * 2, MAX_RTO_MS);
   }
 
   /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */

@@ -169,6 +169,26 @@ Deno.test("request: a loss is made good, and Karn's rule keeps the timer", LIMIT
   }
 });
 
+Deno.test(
+  "request: where each echo takes longer than the wait, the wait adapts",
+  LIMIT,
+  async () => {
+    const waiting: Promise<void>[] = [];
+    await using server = new UdpPeer(({ bytes, from }, _, self) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      setTimeout(() => resolve(self.send(bytes, from)), 150);
+      waiting.push(promise);
+    });
+    using socket = await openTo(server, { timeoutSeconds: 0.05 });
+    const tries: number[] = [];
+    for (const sentence of ["one", "two", "three", "four", "five"]) {
+      tries.push((await request(socket, encode(sentence))).tries);
+    }
+    await Promise.all(waiting);
+    assertEquals(tries.slice(-2), [1, 1], `tries: ${tries}`);
+  },
+);
+
 Deno.test("request: no answer at all", LIMIT, async () => {
   await using server = new UdpPeer();
   const rows = [[0, "1 try"], [1, "2 tries"], [3, "4 tries"]] as const;
