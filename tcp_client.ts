@@ -93,7 +93,12 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
     } catch (cause) {
       const refused = cause instanceof Deno.errors.ConnectionRefused;
       if (!refused || performance.now() >= giveUpAt) {
-        const hint = `Start the server first: deno run --allow-net=${address} tcp_server.ts`;
+        const flags = [
+          hostname === "127.0.0.1" ? "" : ` --host ${hostname}`,
+          port === 12_000 ? "" : ` --port ${port}`,
+        ].join("");
+        const hint =
+          `Start the server first: deno run --allow-net=${address} tcp_server.ts${flags}`;
         const late = cause instanceof DOMException; // the signal's
         const why = late ? new Error(`no answer within ${timeoutSeconds} s`, { cause }) : cause;
         throw cannot(`connect to ${address}`, why, refused ? `. ${hint}` : "");
@@ -176,7 +181,7 @@ export async function converse(
       const wanted = bytes.subarray(0, owed());
       const wrong = firstDifference(wanted, window, echoed % WINDOW_BYTES);
       printing = true;
-      await writer.write(bytes);
+      await writer.write(bytes.slice()); // the sink may keep it
       printing = false;
       movedAt = performance.now();
       if (wrong >= 0) throw new EchoError(`echo differs at byte ${echoed + wrong}, from ${server}`);
@@ -250,27 +255,43 @@ function firstDifference(bytes: Uint8Array, ring: Uint8Array, start: number): nu
   return -1;
 }
 
-/** Probes the server like ping. A stream has no messages: each `size` bytes of it are one echo. */
+/**
+ * Probes the server like ping. A stream has no messages: each `size` bytes of it are one echo. A
+ * connection that ends before its time ends the probe: `failure` of the book says how.
+ */
 export async function probe(conn: Deno.TcpConn, options: ProbeOptions = {}): Promise<ProbeBook> {
   const book = new ProbeBook(options);
-  const { size = 64, onTrace } = options;
+  const { size = 64, count = 4, onTrace } = options;
   async function send(payload: Uint8Array): Promise<void> {
-    onTrace?.({ step: "i", call: `write(${size})`, bytes: payload });
-    for (let rest = payload; rest.length > 0;) rest = rest.subarray(await conn.write(rest));
+    for (let rest = payload; rest.length > 0;) {
+      onTrace?.({ step: "i", call: `write(${rest.length})`, bytes: rest });
+      rest = rest.subarray(await conn.write(rest));
+    }
   }
   async function receive(): Promise<void> {
     const echo = new Uint8Array(size);
     for (let length = 0, more; (more = await conn.read(echo.subarray(length))) !== null;) {
+      onTrace?.({
+        step: "i",
+        call: `read() = ${more}`,
+        bytes: echo.subarray(length, length + more),
+      });
       length += more;
       if (length < size) continue;
-      onTrace?.({ step: "i", call: `read() = ${size}`, bytes: echo });
       book.receive(echo);
       length = 0;
     }
   }
-  // A connection that ends or breaks ends the probe; what did not come back until then is lost.
-  const receiving = receive().catch(() => {}).finally(() => book.end());
-  await Promise.race([book.run(send), receiving]).catch(() => book.end());
+  const server = formatAddress(conn.remoteAddr);
+  receive().then(
+    () => `${server} closed the connection`,
+    (error) => `${reasonOf(error)}, from ${server},`,
+  ).then((how) => {
+    const { sent, lost } = book.counts();
+    if (sent === count && lost === 0) return book.end(); // all is well
+    book.end(new EchoError(`${how} after ${sent} of ${count} probes`));
+  });
+  await book.run(send);
   return book;
 }
 
@@ -280,24 +301,31 @@ export async function main(args: string[]): Promise<number> {
   if (showInfo(options)) return 0;
   const { flags, values, numbers } = options;
   const server = { hostname: values.host![0]!, port: numbers.port! };
-  const timeoutSeconds = numbers.timeout!;
-  const onTrace = flags.has("trace") ? (rung: Rung): void => drawRung("client", rung) : undefined;
-  requireNet(formatAddress(server));
-  if (!numbers.count) onSignals();
-  const waitSeconds = numbers.wait!;
+  const address = formatAddress(server);
+  const probing = isProbe(options);
+  const [timeoutSeconds, waitSeconds] = [numbers.timeout!, numbers.wait!];
+  const trace = (rung: Rung): void => console.error(formatRung("client", rung));
+  const onTrace = flags.has("trace") ? trace : undefined;
+  requireNet(address);
+  if (!probing) onSignals();
   const conn = await connect({ ...server, timeoutSeconds, waitSeconds, onTrace });
-  const { input, output, prompt, end } = openDialog(options, { byLine: false });
   try {
-    if (numbers.count) {
-      const address = formatAddress(server);
+    if (probing) {
       return await showProbe(options, address, (show) => probe(conn, { ...show, onTrace }));
     }
-    const echo = !flags.has("no-echo");
-    const stop = flags.has("no-stop") ? [] : values.stop!;
-    await converse(conn, input, output, { echo, stop, timeoutSeconds, onReady: prompt, onTrace });
+    const { input, output, prompt, end } = openDialog(options, { byLine: false });
+    await converse(conn, input, output, {
+      echo: !flags.has("no-echo"),
+      stop: flags.has("no-stop") ? [] : values.stop!,
+      timeoutSeconds,
+      onReady: prompt,
+      onTrace: onTrace && ((rung) => {
+        end();
+        onTrace(rung);
+      }),
+    }).finally(end);
     return 0;
   } finally {
-    end();
     conn.close(); // Step 1c.ii
     onTrace?.({ step: "ii", call: "close()" });
   }
@@ -339,6 +367,8 @@ export class ProbeBook {
   readonly #sentAt: number[] = []; // ms, by number, from 1
   readonly #back = new Map<number, "whole" | "damaged">(); // by number
   readonly #odd = { duplicated: 0, reordered: 0, corrupt: 0 };
+  /** What kept probes from being sent, if anything did. */
+  failure: Error | undefined;
   #latest = 0; // the highest number that is back
   #ended = false;
   #wake = (): void => {};
@@ -346,6 +376,7 @@ export class ProbeBook {
   /** An empty book. */
   constructor(readonly options: ProbeOptions) {
     options.signal?.addEventListener("abort", () => this.end(), { once: true });
+    this.#ended = options.signal?.aborted ?? false;
   }
 
   /** Probe number `seq`: unlike any other, and one line for a server that prints it. */
@@ -357,27 +388,33 @@ export class ProbeBook {
   /** Sends all probes in their time, then waits for the last echoes. */
   async run(send: (payload: Uint8Array) => Promise<void>): Promise<void> {
     const { count = 4, intervalSeconds = 1, timeoutSeconds = 5, onProgress } = this.options;
-    const start = performance.now();
-    const allBack = (): boolean => this.counts().sent <= this.#back.size;
-    for (let seq = 1; seq <= count && !this.#ended; seq++) {
+    const timeoutMs = timeoutSeconds * 1000;
+    for (let seq = 1, next = performance.now(); seq <= count && !this.#ended; seq++) {
       const payload = this.payload(seq);
       this.#sentAt[seq] = performance.now();
-      await send(payload);
+      let sent = false;
+      send(payload).then(() => sent = true, (error) => this.end(error)).finally(() => this.#wake());
+      await this.#wait(performance.now() + timeoutMs, () => sent);
+      if (!sent) return this.end(new Error(`nothing more is taken for ${timeoutSeconds} s`));
       onProgress?.(this);
       if (seq === count) break;
-      if (intervalSeconds === 0) await this.#wait(performance.now() + FLOOD_MS, allBack);
-      else await this.#wait(start + seq * intervalSeconds * 1000, () => false);
+      next = Math.max(next + intervalSeconds * 1000, performance.now()); // late ones in no burst
+      if (intervalSeconds > 0) await this.#wait(next, () => false);
+      else await this.#wait(next + FLOOD_MS, () => this.#back.has(seq));
     }
-    await this.#wait(performance.now() + timeoutSeconds * 1000, allBack);
+    const allBack = (): boolean => this.counts().lost === 0;
+    await this.#wait(performance.now() + timeoutMs, allBack);
   }
 
+  /** Until then, or until it is done; but what came meanwhile is taken in any case. */
   async #wait(until: number, done: () => boolean): Promise<void> {
-    for (let now; !done() && !this.#ended && (now = performance.now()) < until;) {
+    while (!done() && !this.#ended) {
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#wake = resolve;
-      const timer = setTimeout(resolve, until - now);
+      const timer = setTimeout(resolve, Math.max(until - performance.now(), 0));
       await promise;
       clearTimeout(timer);
+      if (performance.now() >= until) break;
     }
   }
 
@@ -403,8 +440,9 @@ export class ProbeBook {
     this.#wake();
   }
 
-  /** Ends the probe before its time. */
-  end(): void {
+  /** Ends the probe before its time, perhaps as it failed. */
+  end(failure?: Error): void {
+    if (!this.#ended) this.failure ??= failure;
     this.#ended = true;
     this.#wake();
   }
@@ -437,9 +475,9 @@ function formatSummary(book: ProbeBook, json: boolean): string {
   const text = Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
   if (!rtt) return text;
   const figures = Object.values(rtt).map((ms) => ms.toFixed(3));
-  const moments = `min/avg/max/mdev = ${figures.slice(0, 4).join("/")} ms`;
-  const percentiles = `p50/p90/p99 = ${figures.slice(4).join("/")} ms`;
-  return [text, `rtt ${moments}, ${percentiles}`, ...histogram(book.times)].join("\n");
+  const moments = `rtt min/avg/max/mdev = ${figures.slice(0, 4).join("/")} ms`;
+  const percentiles = `    p50/p90/p99 = ${figures.slice(4).join("/")} ms`;
+  return [text, moments, percentiles, ...histogram(book.times)].join("\n");
 }
 
 /** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 … */
@@ -458,6 +496,14 @@ function histogram(times: number[]): string[] {
   }).slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
 }
 
+/** Whether a command line asks for a probe. @throws UsageError where it asks for more besides */
+function isProbe({ words, flags, numbers }: Options): boolean {
+  if (!numbers.count) return false;
+  if (words.length > 0) throw new UsageError(`--count sends probes, and not ${quote(words[0]!)}`);
+  if (flags.has("no-echo")) throw new UsageError("--count waits for echoes: without --no-echo");
+  return true;
+}
+
 /** Shows a probe as it runs, then what it found; the first SIGINT ends it. Returns the exit code. */
 async function showProbe(
   { flags, numbers }: Options,
@@ -470,8 +516,20 @@ async function showProbe(
   const status = (text: string): void => {
     if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${text}`));
   };
+  let lines = "";
+  let writing = Promise.resolve();
+  /** Writes what is there by then: a stdout that is not read holds up neither probe nor signal. */
+  async function writeLines(): Promise<void> {
+    const text = lines;
+    lines = "";
+    if (text !== "") await writeOut(encoder.encode(text));
+  }
+  function print(line: string): void {
+    lines += `${line}\n`;
+    writing = writing.then(writeLines);
+    writing.catch(() => interrupt.abort()); // nobody reads on
+  }
   let current: ProbeBook | undefined;
-  let failure: unknown;
   const ticker = setInterval(() => { // not with each probe: drawing would be part of its time
     const { sent, echoed, lost } = current?.counts() ?? { sent: 0, echoed: 0, lost: 0 };
     status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
@@ -488,19 +546,17 @@ async function showProbe(
       status("");
       const time = echo.rtt_ms.toFixed(3);
       const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${time} ms`;
-      try {
-        Deno.stdout.writeSync(encoder.encode(`${json ? toJson(echo) : line}\n`));
-      } catch (error) {
-        failure ??= error; // nobody reads on
-        interrupt.abort();
-      }
+      print(json ? toJson(echo) : line);
     },
-  }).finally(() => clearInterval(ticker));
-  if (failure) throw failure;
-  status("");
-  Deno.stdout.writeSync(encoder.encode(`${formatSummary(book, json)}\n`));
-  const { sent, echoed } = book.counts();
-  return echoed === sent ? 0 : 1;
+  }).finally(() => {
+    clearInterval(ticker);
+    status("");
+  });
+  print(formatSummary(book, json));
+  await writing;
+  if (book.failure) throw book.failure;
+  const { sent, echoed, corrupt } = book.counts();
+  return echoed === sent && corrupt === 0 ? 0 : 1;
 }
 
 /** Where sentences come from: the arguments, the keyboard or a pipe. And where echoes go. */
@@ -508,7 +564,7 @@ type Dialog = {
   input: ReadableStream<Uint8Array>;
   output: WritableStream<Uint8Array>;
   prompt: () => void;
-  end: () => void; // leaves a prompt that nobody answered
+  end: () => void; // ends the line of a prompt that nobody answered
 };
 
 /** The dialog that a command line asks for. Its output takes bytes as they come, or line by line. */
@@ -538,8 +594,7 @@ function openDialog({ words, flags }: Options, { byLine }: { byLine: boolean }):
       : Deno.stdin.readable,
     output: new WritableStream({
       async write(echo): Promise<void> {
-        let rest = flags.has("quiet") ? new Uint8Array() : show(echo);
-        while (rest.length > 0) rest = rest.subarray(await Deno.stdout.write(rest));
+        if (!flags.has("quiet")) await writeOut(show(echo));
       },
     }),
     prompt: () => {
@@ -548,6 +603,7 @@ function openDialog({ words, flags }: Options, { byLine }: { byLine: boolean }):
     },
     end: () => {
       if (prompted) console.error();
+      prompted = false;
     },
   };
 }
@@ -568,6 +624,7 @@ function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const VERSION = "1.0.0";
+const WRITE_RETRY_MS = 10; // where stdout is full and does not block
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 /** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
@@ -593,31 +650,35 @@ function parseOptions(args: string[]): Options {
     .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
   const takers = known.filter(({ kind }) => kind);
   const end = [...args, "--"].indexOf("--"); // behind it there are only words
-  const flagIn = (arg: string, i: number): string | undefined =>
-    known.find(({ letter, name, kind }) =>
-      i < end && !kind && (arg === `--${name}` || arg === `-${letter}`)
-    )?.name;
+  const flags = new Set<string>();
   const unknown: string[] = [];
-  const given = parseArgs(args.filter((arg, i) => !flagIn(arg, i)), { // it would give a flag a value
+  let owed = ""; // the option whose value comes next
+  // To parseArgs, a flag may have a value, and the value of an option may be an option behind it.
+  const plain = args.slice(0, end).flatMap((arg) => {
+    const [, name, letter, tail = ""] = /^-(?:-([^=]+)|([^-]))(.*)$/s.exec(arg) ?? [];
+    const option = known.find((option) =>
+      name ? name === option.name : letter && letter === option.letter
+    );
+    if (owed && arg.startsWith("-")) throw new UsageError(`${owed}, but got ${quote(arg)}`);
+    owed = option?.kind && !tail ? `--${option.name} needs a value, ${option.kind}` : "";
+    if (!name && !letter) return [arg];
+    if (option?.kind) return [`--${option.name}${tail && tail.replace(/^=?/, "=")}`];
+    if (option && !tail) flags.add(option.name);
+    else unknown.push(arg);
+    return [];
+  });
+  const given = parseArgs([...plain, ...args.slice(end)], {
     string: ["_", ...takers.map(({ name }) => name)],
     collect: takers.map(({ name }) => name),
-    alias: Object.fromEntries(takers.map(({ name, letter }) => [name, letter ?? []])),
-    unknown: (arg, key) => key === undefined || !unknown.push(arg),
   });
-  const options: Options = {
-    words: given._.map(String),
-    flags: new Set(args.flatMap((arg, i) => flagIn(arg, i) ?? [])),
-    values: {},
-    numbers: {},
-  };
+  const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
   for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
     const values = given[name] as string[];
-    const shown = values.map(quote).join(" and ");
     if (values.includes("")) {
-      const got = unknown[0] === undefined ? "nothing" : quote(unknown[0]);
-      throw new UsageError(`--${name} needs a value, ${kind}, but got ${got}`);
+      throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
     }
     if (values.length > 1 && !many) {
+      const shown = values.map(quote).join(" and ");
       throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
     }
     options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
@@ -693,8 +754,8 @@ function onSignals(stop?: () => void): void {
 /** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
 export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
 
-/** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
-function drawRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
+/** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
+function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -702,8 +763,20 @@ function drawRung(side: "client" | "server", { step, call, peer, bytes, note }: 
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  const rung = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  console.error(rung.trimEnd());
+  return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
+}
+
+/** Writes all of `bytes` to stdout: one call may take fewer, and a full pipe may refuse to block. */
+async function writeOut(bytes: Uint8Array): Promise<void> {
+  for (let rest = bytes; rest.length > 0;) {
+    try {
+      rest = rest.subarray(await Deno.stdout.write(rest));
+    } catch (error) {
+      if (error instanceof Deno.errors.BrokenPipe) throw error; // as behind `| head`
+      if (!(error instanceof Deno.errors.WouldBlock)) throw cannot("write to stdout", error);
+      await new Promise((resolve) => setTimeout(resolve, WRITE_RETRY_MS));
+    }
+  }
 }
 
 /** Prints what `--help` or `--version` ask for; tells whether they did. */

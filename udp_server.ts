@@ -372,7 +372,7 @@ export async function main(args: string[]): Promise<number> {
   const { seed = Math.floor(Math.random() * 2 ** 32) } = numbers;
   requireNet(hostname.includes(":") ? `[${hostname}]` : hostname); // without a port: replies go to any
   if (numbers.seed === undefined && drop + duplicate + delay > 0) {
-    say(`the same faults again: --seed ${seed}`);
+    say(`${NAME}: to repeat these faults: --seed ${seed}`);
   }
   const output = new LineOutput();
   const stopping = new AbortController();
@@ -391,10 +391,10 @@ export async function main(args: string[]): Promise<number> {
     quiet: flags.has("quiet"),
     signal: stopping.signal,
     onEvent: (event) => {
-      if (event.event === "warning") say(event.text);
+      if (event.event === "warning") say(`${NAME}: ${event.text}`);
       else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
     },
-    onTrace: flags.has("trace") ? (rung) => drawRung("server", rung) : undefined,
+    onTrace: flags.has("trace") ? (rung) => say(formatRung("server", rung)) : undefined,
   });
   await Promise.race([server.finished, output.failure.promise]);
   await output.flush();
@@ -406,6 +406,8 @@ export async function main(args: string[]): Promise<number> {
 const PREVIEW_BYTES = 1_000; // of a sentence are printed; the rest is only counted
 const MAX_WAITING_CHARS = 1_048_576; // of lines wait for a slow stdout; further lines are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
+const GATHER_CHARS = 65_536; // of lines that wait are enough for a write at once
+const MAX_UNSAID = 10_000; // lines wait for a slow stderr; further lines are dropped
 const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that ends
 
 /** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
@@ -419,21 +421,19 @@ class LineOutput {
   print(line: string): void {
     if (this.#waiting.length + line.length < MAX_WAITING_CHARS) this.#waiting += `${line}\n`;
     else this.#dropped++;
-    this.#writing ??= this.#write().catch((cause) => {
-      const gone = cause instanceof Deno.errors.BrokenPipe; // as behind `| head`
-      this.failure.reject(gone ? cause : cannot("write to stdout", cause));
-    });
+    this.#writing ??= this.#write().catch(this.failure.reject);
   }
 
   async #write(): Promise<void> {
     while (this.#waiting !== "") {
       const dropped = this.#dropped;
-      let bytes = encoder.encode(this.#waiting);
+      const bytes = encoder.encode(this.#waiting);
       this.#waiting = "";
       this.#dropped = 0;
-      while (bytes.length > 0) bytes = bytes.subarray(await Deno.stdout.write(bytes));
+      await writeOut(bytes);
+      if (dropped > 0) say(`${NAME}: more lines than stdout takes: ${dropped} lines dropped`);
+      if (this.#waiting.length > GATHER_CHARS) continue;
       await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
-      if (dropped > 0) say(`stdout is read too slowly: ${dropped} lines dropped`);
     }
     this.#writing = undefined;
   }
@@ -443,17 +443,25 @@ class LineOutput {
     const late = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, FLUSH_MS));
     await Promise.race([this.#writing, this.failure.promise, late()]);
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (this.#writing) say(`stdout is not read: over ${lost} lines lost`);
+    if (this.#writing) say(`${NAME}: stdout is not read: over ${lost} lines lost`);
     await Promise.race([said, late()]);
   }
 }
 
 let said = Promise.resolve();
+let unsaid = 0; // lines
+let lost = 0;
 
 /** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
-function say(text: string): void {
-  const line = encoder.encode(`${NAME}: ${text}\n`);
-  said = said.then(() => Deno.stderr.write(line)).then(() => {}, () => {});
+function say(line: string): void {
+  if (unsaid === MAX_UNSAID) return void lost++;
+  const write = (): Promise<number> => Deno.stderr.write(encoder.encode(`${line}\n`));
+  const written = unsaid++ === 0 ? write() : said.then(write);
+  said = written.then(() => {}, () => {}).finally(() => {
+    if (--unsaid > 0 || lost === 0) return;
+    say(`${NAME}: more lines than stderr takes: ${lost} lines dropped`);
+    lost = 0;
+  });
 }
 
 /** Whether a sentence, but for the blanks and line ends around it, is one of `words`. */
@@ -501,6 +509,7 @@ function plural(count: number, noun: string): string {
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const VERSION = "1.0.0";
+const WRITE_RETRY_MS = 10; // where stdout is full and does not block
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 /** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
@@ -526,31 +535,35 @@ function parseOptions(args: string[]): Options {
     .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
   const takers = known.filter(({ kind }) => kind);
   const end = [...args, "--"].indexOf("--"); // behind it there are only words
-  const flagIn = (arg: string, i: number): string | undefined =>
-    known.find(({ letter, name, kind }) =>
-      i < end && !kind && (arg === `--${name}` || arg === `-${letter}`)
-    )?.name;
+  const flags = new Set<string>();
   const unknown: string[] = [];
-  const given = parseArgs(args.filter((arg, i) => !flagIn(arg, i)), { // it would give a flag a value
+  let owed = ""; // the option whose value comes next
+  // To parseArgs, a flag may have a value, and the value of an option may be an option behind it.
+  const plain = args.slice(0, end).flatMap((arg) => {
+    const [, name, letter, tail = ""] = /^-(?:-([^=]+)|([^-]))(.*)$/s.exec(arg) ?? [];
+    const option = known.find((option) =>
+      name ? name === option.name : letter && letter === option.letter
+    );
+    if (owed && arg.startsWith("-")) throw new UsageError(`${owed}, but got ${quote(arg)}`);
+    owed = option?.kind && !tail ? `--${option.name} needs a value, ${option.kind}` : "";
+    if (!name && !letter) return [arg];
+    if (option?.kind) return [`--${option.name}${tail && tail.replace(/^=?/, "=")}`];
+    if (option && !tail) flags.add(option.name);
+    else unknown.push(arg);
+    return [];
+  });
+  const given = parseArgs([...plain, ...args.slice(end)], {
     string: ["_", ...takers.map(({ name }) => name)],
     collect: takers.map(({ name }) => name),
-    alias: Object.fromEntries(takers.map(({ name, letter }) => [name, letter ?? []])),
-    unknown: (arg, key) => key === undefined || !unknown.push(arg),
   });
-  const options: Options = {
-    words: given._.map(String),
-    flags: new Set(args.flatMap((arg, i) => flagIn(arg, i) ?? [])),
-    values: {},
-    numbers: {},
-  };
+  const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
   for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
     const values = given[name] as string[];
-    const shown = values.map(quote).join(" and ");
     if (values.includes("")) {
-      const got = unknown[0] === undefined ? "nothing" : quote(unknown[0]);
-      throw new UsageError(`--${name} needs a value, ${kind}, but got ${got}`);
+      throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
     }
     if (values.length > 1 && !many) {
+      const shown = values.map(quote).join(" and ");
       throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
     }
     options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
@@ -626,8 +639,8 @@ function onSignals(stop?: () => void): void {
 /** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
 export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
 
-/** Draws a rung of the ladder on stderr: time since the start, side, step, call, arrow, bytes. */
-function drawRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
+/** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
+function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -635,8 +648,20 @@ function drawRung(side: "client" | "server", { step, call, peer, bytes, note }: 
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  const rung = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  console.error(rung.trimEnd());
+  return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
+}
+
+/** Writes all of `bytes` to stdout: one call may take fewer, and a full pipe may refuse to block. */
+async function writeOut(bytes: Uint8Array): Promise<void> {
+  for (let rest = bytes; rest.length > 0;) {
+    try {
+      rest = rest.subarray(await Deno.stdout.write(rest));
+    } catch (error) {
+      if (error instanceof Deno.errors.BrokenPipe) throw error; // as behind `| head`
+      if (!(error instanceof Deno.errors.WouldBlock)) throw cannot("write to stdout", error);
+      await new Promise((resolve) => setTimeout(resolve, WRITE_RETRY_MS));
+    }
+  }
 }
 
 /** Prints what `--help` or `--version` ask for; tells whether they did. */
