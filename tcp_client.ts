@@ -26,14 +26,14 @@ Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
 
   -H, --host HOST          name or address of the server (default 127.0.0.1)
   -p, --port PORT          1 to 65535 (default 12000)
-      --timeout SECONDS    0.001 to 3600 to connect, and for an echo that is owed (default 5)
-      --wait SECONDS       0 to 86400: keep trying while the server is not up (default 0)
-      --stop WORD…         a line after which the server may close (default stop, exit)
-      --no-stop            the server may not close first
+      --timeout SECONDS    0.001 to 3600, to connect and for an echo (default 5)
+      --wait SECONDS       0 to 86400, how long to try to connect (default 0)
+      --stop WORD…         line that lets the server close (default stop, exit)
+      --no-stop            no line lets the server close first
       --no-echo            expect no echo (task 1)
-  -c, --count N            1 to 1000000 numbered messages, as a probe like ping
-  -i, --interval SECONDS   0 to 3600 from one probe to the next; 0: once it is back (default 1)
-  -s, --size BYTES         16 to 65507 of a probe (default 64)
+  -c, --count N            1 to 1000000: probe like ping, with so many messages
+  -i, --interval SECONDS   0 to 3600 between probes; 0: at its echo (default 1)
+  -s, --size BYTES         16 to 65507 of each probe (default 64)
   -q, --quiet              print no echoes
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
@@ -136,7 +136,7 @@ export async function converse(
   let halfClosed = false;
   let printing = false;
   let broken: EchoError | undefined; // why sending failed
-  let movedAt = start; // when a byte last moved, in ms
+  let silence = 0; // ms since a byte moved, in ticks: the time of a suspended process is not counted
   let sentAt = NaN;
   let onRoom = (): void => {};
   const owed = (): number => echo ? sent - echoed : 0;
@@ -168,7 +168,7 @@ export async function converse(
       onTrace?.({ step: "i", call: `write(${rest.length})`, bytes: rest });
       sentAt = performance.now();
       rest = rest.subarray(await checked(conn.write(rest)));
-      movedAt = performance.now();
+      silence = 0;
     }
   }
 
@@ -176,14 +176,14 @@ export async function converse(
     const buffer = new Uint8Array(READ_BYTES);
     for (let size; (size = await checked(conn.read(buffer))) !== null;) {
       const bytes = buffer.subarray(0, size);
-      const took = `${(performance.now() - sentAt).toFixed(1)} ms`;
+      const took = sent > 0 ? `${(performance.now() - sentAt).toFixed(1)} ms` : "";
       onTrace?.({ step: "i", call: `read() = ${size}`, bytes, note: took });
       const wanted = bytes.subarray(0, owed());
       const wrong = firstDifference(wanted, window, echoed % WINDOW_BYTES);
       printing = true;
       await writer.write(bytes.slice()); // the sink may keep it
       printing = false;
-      movedAt = performance.now();
+      silence = 0;
       if (wrong >= 0) throw new EchoError(`echo differs at byte ${echoed + wrong}, from ${server}`);
       if (size > wanted.length) {
         throw new EchoError(`${size - wanted.length} bytes too many came from ${server}`);
@@ -197,13 +197,13 @@ export async function converse(
 
   /** Settles when an echo, or the end of the stream, is owed but no byte moves. */
   const stalled = Promise.withResolvers<void>();
+  const tick = Math.min(timeoutSeconds * 1000, WATCH_MS);
   const watch = setInterval(() => {
-    const now = performance.now();
-    if (printing || owed() === 0 && !halfClosed) movedAt = now;
-    if (now - movedAt < timeoutSeconds * 1000) return;
+    silence = printing || owed() === 0 && !halfClosed ? 0 : silence + tick;
+    if (silence <= timeoutSeconds * 1000) return;
     if (echo && owed() === 0) return stalled.resolve(); // all is well, but the server stays open
     stalled.reject(new EchoError(`nothing from ${server} for ${timeoutSeconds} s${missing()}`));
-  }, Math.min(timeoutSeconds * 1000, WATCH_MS));
+  }, tick);
 
   function missing(): string {
     return owed() > 0 ? `: ${owed()} bytes were not echoed (of ${sent})` : "";
@@ -220,7 +220,7 @@ export async function converse(
     const length = Math.min(sent, STOP_LINE_BYTES);
     const tail = Uint8Array.from({ length }, (_, i) => window[(sent - length + i) % WINDOW_BYTES]!);
     const lines = decoder.decode(tail).split("\n");
-    return lines.at(-1) === "" && stop.includes(lines.at(-2)?.trim() ?? "");
+    return lines.at(-1) === "" && stop.some((word) => word.trim() === lines.at(-2)?.trim());
   }
 
   onReady?.();
@@ -674,7 +674,7 @@ function parseOptions(args: string[]): Options {
   const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
   for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
     const values = given[name] as string[];
-    if (values.includes("")) {
+    if (values.some((value) => value.trim() === "")) {
       throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
     }
     if (values.length > 1 && !many) {

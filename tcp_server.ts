@@ -22,13 +22,13 @@ const HELP = `TCP echo server: prints each sentence and echoes every byte.
 Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
   -H, --host HOST          address to listen on (default 127.0.0.1)
-  -p, --port PORT          0 to 65535, but not 1 to 1023; 0: any free port (default 12000)
-      --stop WORD…         a line that ends its connection; repeatable (default stop, exit)
+  -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default 12000)
+      --stop WORD…         a line to close its connection (default stop, exit)
       --no-stop            no line is a command: plain RFC 862
       --no-echo            print only (task 1)
       --once               end after the first connection
-      --idle SECONDS       0 to 86400 of silence that close a connection; 0: never (default 0)
-      --max-connections N  1 to 1000000 served at once; more wait to be accepted (default 4096)
+      --idle SECONDS       0 to 86400 of silence close it; 0: never (default 0)
+      --max-connections N  1 to 1000000 at once; others wait (default 4096)
       --reuse-port         share the port with other processes (Linux only)
   -q, --quiet              print no connections and sentences
       --json               print one JSON object a line
@@ -108,7 +108,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = "127.0.0.1", port = 12_000, reusePort = false, once = false } = options;
   const { echo = true, idleSeconds = 0, maxConnections = 4_096, quiet = false } = options;
   const { onEvent = () => {}, onTrace } = options;
-  const stop = (options.stop ?? ["stop", "exit"]).map((word) => encoder.encode(word));
+  const stop = (options.stop ?? ["stop", "exit"]).map((word) => encoder.encode(word.trim()));
 
   // Steps 1 to 3: in Deno one call creates the socket, binds it to the address, and listens.
   const listener = listen({ hostname, port, reusePort });
@@ -534,7 +534,7 @@ function parseOptions(args: string[]): Options {
   const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
   for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
     const values = given[name] as string[];
-    if (values.includes("")) {
+    if (values.some((value) => value.trim() === "")) {
       throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
     }
     if (values.length > 1 && !many) {

@@ -27,14 +27,14 @@ Without a message it reads the keyboard or a pipe, one datagram a line.
 
   -H, --host HOST          name or address of the server (default 127.0.0.1)
   -p, --port PORT          1 to 65535 (default 12000)
-      --timeout SECONDS    0.001 to 3600 for the first echo; then as the round trips are (default 1)
-      --retries N          0 to 1000 of one datagram; 0: never send one again (default 3)
-      --stop WORD…         a sentence that ends the conversation (default stop, exit)
+      --timeout SECONDS    0.001 to 3600, for the first echo (default 1)
+      --retries N          0 to 1000: send it again so often (default 3)
+      --stop WORD…         a sentence that ends it all (default stop, exit)
       --no-stop            no sentence ends it
-      --no-echo            expect no echo (task 1)
-  -c, --count N            1 to 1000000 numbered datagrams, as a probe like ping; none is resent
-  -i, --interval SECONDS   0 to 3600 from one probe to the next; 0: once it is back (default 1)
-  -s, --size BYTES         16 to 65507 of a probe (default 64)
+      --no-echo            expect no echo
+  -c, --count N            1 to 1000000: probe like ping, with so many datagrams
+  -i, --interval SECONDS   0 to 3600 between probes; 0: at its echo (default 1)
+  -s, --size BYTES         16 to 65507 of each probe (default 64)
   -q, --quiet              print no echoes
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
@@ -747,7 +747,7 @@ function parseOptions(args: string[]): Options {
   const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
   for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
     const values = given[name] as string[];
-    if (values.includes("")) {
+    if (values.some((value) => value.trim() === "")) {
       throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
     }
     if (values.length > 1 && !many) {

@@ -23,16 +23,16 @@ const HELP = `UDP echo server: prints each datagram and sends it back.
 Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
 
   -H, --host HOST          address to receive on (default 127.0.0.1)
-  -p, --port PORT          0 to 65535, but not 1 to 1023; 0: any free port (default 12000)
-      --stop WORD…         a datagram that ends its peer's session; repeatable (default stop, exit)
+  -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default 12000)
+      --stop WORD…         a datagram that ends a session (default stop, exit)
       --no-stop            no datagram is a command: plain RFC 862
-      --no-echo            print only (task 1)
+      --no-echo            print only
       --once               end after the first peer that stops
-      --rate N             0 to 1000000 replies a second to one peer; 0: no limit (default 0)
-      --drop P             0 to 1, the probability that a reply is left out (default 0)
-      --duplicate P        0 to 1, the probability that a reply is sent twice (default 0)
-      --delay MS           0 to 60000: hold each reply for a random time up to this (default 0)
-      --seed N             0 to 4294967295: the same seed, the same faults (default: a random one)
+      --rate N             0 to 1000000 replies a second; 0: any (default 0)
+      --drop P             0 to 1: how likely a reply is left out (default 0)
+      --duplicate P        0 to 1: how likely it is sent twice (default 0)
+      --delay MS           0 to 60000: held at random up to this (default 0)
+      --seed N             0 to 4294967295: the same seed, the same faults
   -q, --quiet              print no sentences and sessions
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
@@ -106,7 +106,7 @@ class Session {
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = "127.0.0.1", port = 12_000, echo = true, once, rate = 0, quiet } = options;
   const { drop = 0, duplicate = 0, delayMs = 0, onEvent = () => {}, onTrace } = options;
-  const stop = (options.stop ?? ["stop", "exit"]).map((word) => encoder.encode(word));
+  const stop = (options.stop ?? ["stop", "exit"]).map((word) => encoder.encode(word.trim()));
   const lossy = drop > 0 || duplicate > 0 || delayMs > 0;
   const random = randomFrom(options.seed ?? 0);
 
@@ -559,7 +559,7 @@ function parseOptions(args: string[]): Options {
   const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
   for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
     const values = given[name] as string[];
-    if (values.includes("")) {
+    if (values.some((value) => value.trim() === "")) {
       throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
     }
     if (values.length > 1 && !many) {

@@ -43,7 +43,7 @@ const ALL_WRONG: Row[] = [
 /** For one script only: the code that looks at these is the same in all, as a test below holds. */
 const ODD: Row[] = [
   [["--port="], "--port", "PORT"],
-  [["-p80x"], "--port", '80x"'],
+  [["-p80x"], "--port", '"80x"', "65535"],
   [["--port", "12e3"], "--port", '"12e3"', "65535"],
   [["--port", "0x2ee0"], "--port", '"0x2ee0"', "65535"],
   [["--port", " 12000"], "--port", '" 12000"', "65535"],
@@ -53,6 +53,16 @@ const ODD: Row[] = [
   [["--host"], "--host", "HOST"],
   [["--stop", "a", "--stop", ""], "--stop", "WORD"],
   [["-qx"], '"-qx"', "--help"],
+  [["-pq", "80"], "--port", '"q"', "65535"],
+  [["-Hq", "-p"], "--port", "PORT"],
+  [["--no-port=9999"], '"--no-port=9999"', "--help"],
+  [["--no-stop=1"], '"--no-stop=1"', "--help"],
+  [["--p", "12000"], '"--p"', "--help"],
+  [["--_"], '"--_"', "--help"],
+  [["-_", "x"], '"-_"', "--help"],
+  [["--host", "-q", "hello"], "--host", "HOST", '"-q"'],
+  [["--stop", "-"], "--stop", "WORD", '"-"'],
+  [["--stop", " "], "--stop", "WORD"],
   [["--HELP"], '"--HELP"', "--help"],
   [["--help=x"], '"--help=x"', "--help"],
   [["--port.x", "1"], '"--port.x"', "--help"],
@@ -79,6 +89,8 @@ const CLIENTS_WRONG: Row[] = [
   [["--timeout", "-1"], "--timeout", '"-1"'],
   [["--timeout", "Infinity"], "--timeout", '"Infinity"'],
   [["--once"], '"--once"', "--help"],
+  [["--count", "3", "hello"], "--count", '"hello"'],
+  [["--count", "3", "--no-echo"], "--count", "--no-echo"],
 ];
 
 const WRONG: Record<string, Row[]> = {
