@@ -93,12 +93,7 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
     } catch (cause) {
       const refused = cause instanceof Deno.errors.ConnectionRefused;
       if (!refused || performance.now() >= giveUpAt) {
-        const flags = [
-          hostname === "127.0.0.1" ? "" : ` --host ${hostname}`,
-          port === 12_000 ? "" : ` --port ${port}`,
-        ].join("");
-        const hint =
-          `Start the server first: deno run --allow-net=${address} tcp_server.ts${flags}`;
+        const hint = `Start the server first: deno run --allow-net=${address} tcp_server.ts`;
         const late = cause instanceof DOMException; // the signal's
         const why = late ? new Error(`no answer within ${timeoutSeconds} s`, { cause }) : cause;
         throw cannot(`connect to ${address}`, why, refused ? `. ${hint}` : "");

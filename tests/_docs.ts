@@ -264,7 +264,7 @@ function mask(text: string): string {
     .replace(/(?<= in )\d+(\.\d+)? s\b/g, "<seconds>")
     .replace(/(?<="seconds":)\d+(\.\d+)?(?=[,}])/g, "<seconds>")
     .replace(/(?<=time=|"rtt_ms":|"(?:min|avg|max|mdev|p\d\d)":)\d+(\.\d+)?\b/g, "<ms>")
-    .replace(/(?<=^rtt .*[=/] ?)\d+(\.\d+)?(?=.* ms$)/gm, "<ms>");
+    .replace(/(?<=^(?:rtt| {4}p50).*[=/] ?)\d+(\.\d+)?(?=.* ms$)/gm, "<ms>");
   return maskHistogram(masked);
 }
 
