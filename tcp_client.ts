@@ -583,7 +583,7 @@ function openDialog({ words, flags }: Options, { byLine }: { byLine: boolean }):
   }
   return {
     input: words.length > 0
-      ? ReadableStream.from(words.map((word) => encoder.encode(`${word}\n`)))
+      ? ReadableStream.from([encoder.encode(words.map((word) => `${word}\n`).join(""))])
       : typing
       ? Deno.stdin.readable.pipeThrough(typed)
       : Deno.stdin.readable,

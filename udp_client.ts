@@ -47,6 +47,7 @@ const BUFFER_BYTES = 65_535; // no datagram is longer, so no reply is cut to loo
 const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
 const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
 const RECEIVE_RETRY_MS = 10; // after a receive that failed
+const MAX_LINE_BYTES = 16_777_216; // are read of a line, to tell how long it is that is refused
 const NEWLINE = 0x0a;
 const LATE_PAYLOADS = 16; // whose late echoes are told from wrong ones
 
@@ -67,6 +68,7 @@ export type ConverseOptions = RequestOptions & {
   stop?: string[]; // sentences that end the conversation
   onReady?: () => void; // before each sentence: time for a prompt
   onLost?: (what: string) => void; // of a sentence that was never answered
+  onLeft?: () => void; // of input behind the stop word, as far as it is there
 };
 
 /** What a conversation moved, in sentences. */
@@ -91,7 +93,11 @@ export async function resolve(hostname: string): Promise<string> {
 function numericAddress(host: string): string | undefined {
   if (!/^[\d.]+$|^[\da-f.]*:[\da-f.:]+$/i.test(host)) return undefined;
   const url = URL.parse(`http://${host.includes(":") ? `[${host}]` : host}`);
-  return url?.hostname.replace(/[[\]]/g, "");
+  const address = url?.hostname.replace(/[[\]]/g, "");
+  const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(address ?? "") ?? []; // IPv4, in IPv6
+  if (!low) return address;
+  const number = parseInt(high!, 16) * 65_536 + parseInt(low, 16);
+  return URL.parse(`http://${number}`)?.hostname;
 }
 
 /** Where to bind for a server: on this machine only, if it is here. */
@@ -126,11 +132,11 @@ export class EchoSocket {
   /** How long an echo may take. */
   readonly timer: RetransmissionTimer;
   /** Payloads that were sent before, whose echoes are late by now. */
-  readonly earlier: Uint8Array[] = [];
+  readonly earlier: { payload: Uint8Array; tries: number }[] = [];
   /** Called with each datagram from the server. */
-  onDatagram: (bytes: Uint8Array) => void = () => {};
+  onDatagram: (bytes: Uint8Array) => void = (bytes) => this.ignore(bytes);
   #closed = false;
-  #sentAt = NaN;
+  #sentAt = 0; // ms; 0: not yet
 
   /** See {@linkcode open}. */
   constructor(
@@ -154,12 +160,23 @@ export class EchoSocket {
       }
       const [bytes, from] = received;
       const call = `receive() = ${bytes.length}`;
-      const note = `${(performance.now() - this.#sentAt).toFixed(1)} ms`;
-      this.options.onTrace?.({ step: "i", call, bytes, note });
       const peer = formatAddress(from as Deno.NetAddr);
-      if (peer === formatAddress(this.server)) this.onDatagram(bytes);
-      else this.ignored.strangers++;
+      const ms = performance.now() - this.#sentAt;
+      if (peer === formatAddress(this.server)) {
+        const note = this.#sentAt ? `${ms.toFixed(1)} ms` : "";
+        this.options.onTrace?.({ step: "i", call, bytes, note });
+        this.onDatagram(bytes);
+      } else {
+        this.options.onTrace?.({ step: "i", call, peer, bytes, note: "a stranger" });
+        this.ignored.strangers++;
+      }
     }
+  }
+
+  /** Counts a datagram of the server that is no echo of what was asked last. */
+  ignore(bytes: Uint8Array): void {
+    const late = this.earlier.some(({ payload }) => sameBytes(bytes, payload));
+    this.ignored[late ? "late" : "different"]++;
   }
 
   /** Step 1c.i: one datagram. */
@@ -195,33 +212,43 @@ export async function request(
   const echoed = Promise.withResolvers<true>();
   socket.onDatagram = (bytes) => {
     if (sameBytes(bytes, payload)) echoed.resolve(true);
-    else if (earlier.some((old) => sameBytes(bytes, old))) socket.ignored.late++;
-    else socket.ignored.different++;
+    else socket.ignore(bytes);
   };
+  // Of bytes that were sent more than once before, too, a late echo may be taken for one of these.
+  const doubtful = earlier.some((old) => old.tries > 1 && sameBytes(old.payload, payload));
   const start = performance.now();
+  let tries = 0;
+  let failure: unknown;
   timer.restart();
   try {
-    for (let tries = 1; tries <= retries + 1; tries++) {
+    while (tries++ <= retries) {
       const sentAt = performance.now();
-      await socket.send(payload);
+      failure = await socket.send(payload).catch((error) => error);
+      if (failure && isTooLong(failure)) throw failure;
       if (await within(timer.rto, echoed.promise)) {
         const ms = performance.now() - sentAt;
-        if (tries === 1) timer.sample(ms);
-        else timer.stretch();
+        if (tries === 1 && !doubtful) timer.sample(ms);
+        else timer.stretch(performance.now() - start);
         return { tries, ms };
       }
       timer.backOff();
     }
   } finally {
-    socket.onDatagram = () => socket.ignored.late++;
-    earlier.push(payload);
+    socket.onDatagram = (bytes) => socket.ignore(bytes);
+    earlier.push({ payload, tries });
     if (earlier.length > LATE_PAYLOADS) earlier.shift();
   }
-  const tries = retries === 0 ? "1 try" : `${retries + 1} tries`;
+  if (failure) throw failure; // a try that cannot be sent is as good as lost, but not the last one
+  const count = retries === 0 ? "1 try" : `${retries + 1} tries`;
   const seconds = Number(((performance.now() - start) / 1000).toPrecision(2));
   throw new NoAnswerError(
-    `no answer from ${formatAddress(socket.server)} after ${tries} in ${seconds} s`,
+    `no answer from ${formatAddress(socket.server)} after ${count} in ${seconds} s`,
   );
+}
+
+/** Whether a send failed for good, as what it was given is longer than a datagram. */
+function isTooLong({ cause }: { cause?: unknown }): boolean {
+  return (cause as { code?: string } | undefined)?.code === "EMSGSIZE";
 }
 
 /** The retransmission timer of RFC 6298; times in ms. */
@@ -229,6 +256,7 @@ export class RetransmissionTimer {
   /** How long to wait for an echo now. */
   rto: number;
   readonly #least: number;
+  readonly #most: number;
   #first: number; // the first wait of each datagram
   #srtt = NaN;
   #rttvar = NaN;
@@ -237,6 +265,7 @@ export class RetransmissionTimer {
   constructor(firstRto: number) {
     this.rto = this.#first = firstRto;
     this.#least = Math.min(MIN_RTO_MS, firstRto);
+    this.#most = Math.max(MAX_RTO_MS, firstRto);
   }
 
   /** For a new datagram: a back-off ends with its datagram, or a lossy line would be a slow one. */
@@ -252,17 +281,20 @@ export class RetransmissionTimer {
       this.#srtt += (rtt - this.#srtt) / 8;
     }
     const computed = Math.max(this.#srtt + 4 * this.#rttvar, this.#least);
-    this.rto = this.#first = Math.min(computed, MAX_RTO_MS);
+    this.rto = this.#first = Math.min(computed, this.#most);
   }
 
-  /** After one that was sent again, no sample, as nobody knows which try came back (Karn). */
-  stretch(): void {
-    this.#first = Math.min(this.#first * 2, MAX_RTO_MS);
+  /**
+   * After one that was sent again: no sample, as nobody knows which try came back (Karn), but the
+   * next may wait longer; not longer than it took since the first try, which was answered at last.
+   */
+  stretch(sinceFirst: number): void {
+    this.#first = Math.min(this.#first * 2, sinceFirst + this.#least, this.#most);
   }
 
   /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */
   backOff(): void {
-    this.rto = Math.min(this.rto * 2, MAX_RTO_MS);
+    this.rto = Math.min(this.rto * 2, this.#most);
   }
 }
 
@@ -292,9 +324,11 @@ export async function converse(
   const { echo = true, stop = ["stop", "exit"], retries = 3, onReady, onLost } = options;
   const writer = output.getWriter();
   const counts = { sent: 0, echoed: 0, lost: 0 };
+  const stopWords = new Set(stop.map(trimBlanks));
+  let stopped = false;
   let unanswered: NoAnswerError | undefined;
   onReady?.();
-  for await (const line of linesOf(input)) {
+  for await (const line of linesOf(input, () => stopped && options.onLeft?.())) {
     const sentence = line.at(-1) === NEWLINE ? line.subarray(0, -1) : line;
     counts.sent++;
     try {
@@ -313,7 +347,8 @@ export async function converse(
       unanswered = error;
       if (counts.echoed > 0) onLost?.(`sentence ${counts.sent} is lost: ${error.message}`);
     }
-    if (stop.includes(decoder.decode(sentence).trim())) break;
+    stopped = stopWords.has(trimBlanks(decoder.decode(sentence)));
+    if (stopped) break;
     onReady?.();
   }
   writer.releaseLock();
@@ -321,8 +356,19 @@ export async function converse(
   return counts;
 }
 
-/** The lines of `input`, with their ends. @throws Error for one that fits in no datagram */
-async function* linesOf(input: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
+/** Without the blanks that the server does not mind around a stop word. */
+function trimBlanks(text: string): string {
+  return text.replace(/^[\t-\r ]+|[\t-\r ]+$/g, "");
+}
+
+/**
+ * The lines of `input`, with their ends. Where they are not all taken, it tells `onLeft` of those it
+ * has. @throws Error for a line that fits in no datagram
+ */
+async function* linesOf(
+  input: ReadableStream<Uint8Array>,
+  onLeft: () => void,
+): AsyncGenerator<Uint8Array> {
   const line = new Uint8Array(MAX_DATAGRAM_BYTES + 1); // and its end
   let length = 0;
   function add(bytes: Uint8Array): void {
@@ -340,11 +386,18 @@ async function* linesOf(input: ReadableStream<Uint8Array>): AsyncGenerator<Uint8
   }
   for await (const chunk of input) {
     let start = 0;
-    for (let end; (end = chunk.indexOf(NEWLINE, start) + 1) > 0; start = end) {
-      add(chunk.subarray(start, end));
-      yield take(1);
+    try {
+      for (let end; (end = chunk.indexOf(NEWLINE, start) + 1) > 0;) {
+        add(chunk.subarray(start, end));
+        start = end;
+        yield take(1);
+      }
+      add(chunk.subarray(start));
+      start = chunk.length;
+      if (length > MAX_LINE_BYTES) take(0); // refused: its end may never come
+    } finally {
+      if (start < chunk.length) onLeft();
     }
-    add(chunk.subarray(start));
   }
   if (length > 0) yield take(0);
 }
@@ -386,6 +439,7 @@ export async function main(args: string[]): Promise<number> {
       retries: numbers.retries!,
       onReady: prompt,
       onLost: warn,
+      onLeft: () => warn("what stands behind the stop word is not sent; with --no-stop all is"),
     }).finally(end);
     return lost === 0 ? 0 : 1;
   } catch (error) {
@@ -661,7 +715,7 @@ function openDialog({ words, flags }: Options, { byLine }: { byLine: boolean }):
   }
   return {
     input: words.length > 0
-      ? ReadableStream.from(words.map((word) => encoder.encode(`${word}\n`)))
+      ? ReadableStream.from([encoder.encode(words.map((word) => `${word}\n`).join(""))])
       : typing
       ? Deno.stdin.readable.pipeThrough(typed)
       : Deno.stdin.readable,

@@ -43,8 +43,9 @@ Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
 const MAX_SESSIONS = 10_000; // peers that are remembered; then the first host's first is forgotten
 const MAX_HELD_BYTES = 16_777_216; // of replies held by --delay; more are dropped
+const HELD_OVERHEAD_BYTES = 1_000; // of a held reply: its timer and the like, measured
+const MAX_DOUBLED = 10_000; // replies to a peer by --duplicate, or a loop would swell without end
 const MAX_RUN = 65_536; // identical datagrams from one peer: the last of them is not answered
-const MAX_DUPLICATED_RUN = 1_024; // identical ones that --duplicate may double: a loop would swell
 const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
 const RECEIVE_RETRY_MS = 100; // after a receive that failed
 
@@ -53,7 +54,7 @@ export type ServerEvent =
   | { event: "listening"; transport: "udp"; hostname: string; port: number }
   | { event: "message"; peer: string; bytes: number; text: string; more?: number }
   | { event: "close"; peer: string; reason: "stop" } & Totals
-  | { event: "shutdown"; unanswered: number } & Totals
+  | { event: "shutdown"; unanswered: number; dropped?: number } & Totals
   | { event: "warning"; text: string };
 /** Datagrams and bytes received, in how many seconds. */
 export type Totals = { messages: number; bytes: number; seconds: number };
@@ -86,15 +87,16 @@ export type EchoServer = AsyncDisposable & {
 /** What is remembered of a peer: UDP has no connection that would. */
 class Session {
   readonly peer: string;
-  readonly start = performance.now(); // ms
-  messages = 0;
+  start = 0; // when its first message came, in ms
+  messages = 0; // since then
   bytes = 0;
   hash = NaN; // of its last datagram
   run = 0; // of datagrams identical to that one
   watched = NaN; // hash of one that may come in turn with others
   seen = 0; // how often it came
   absent = MAX_RUN; // how many others came since
-  second = 0; // the one that `replies` counts
+  doubled = 0; // replies
+  windowStart = -Infinity; // ms: of the second in which `replies` are counted
   replies = 0;
 
   constructor(readonly address: Deno.NetAddr) {
@@ -118,7 +120,11 @@ export function serve(options: ServeOptions = {}): EchoServer {
   const sessions = new Map<string, Map<number, Session>>(); // by host, then by port: no key is made
   const held = new Set<() => Promise<void>>(); // what releases each delayed reply
   const warned = new Set<string>();
-  const totals = { messages: 0, bytes: 0, unanswered: 0 };
+  const totals: { messages: number; bytes: number; unanswered: number; dropped?: number } = {
+    messages: 0,
+    bytes: 0,
+    unanswered: 0,
+  };
   let remembered = 0; // sessions
   let heldBytes = 0;
   let sending: Promise<unknown> | undefined;
@@ -136,7 +142,8 @@ export function serve(options: ServeOptions = {}): EchoServer {
         if (!session) continue;
         book(session, datagram);
         const stops = datagram.length <= PREVIEW_BYTES && isStopWord(datagram, stop);
-        if (echo && !isLoop(session, datagram) && !isTooFast(session)) {
+        if (echo) {
+          if (isLoop(session, datagram) || isTooFast(session)) continue;
           sending = lossy ? sendLossy(datagram, session) : send(datagram, session);
           await sending; // the datagram is a view of the buffer
         }
@@ -154,7 +161,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
   function book(session: Session, datagram: Uint8Array): void {
     const { peer } = session;
     const { length } = datagram;
-    session.messages++;
+    if (session.messages++ === 0) session.start = performance.now();
     session.bytes += length;
     totals.messages++;
     totals.bytes += length;
@@ -176,18 +183,17 @@ export function serve(options: ServeOptions = {}): EchoServer {
       const host = peer.slice(0, -`:${port}`.length);
       return leaveUnanswered("no permission", peer, `, --allow-net=${host}`);
     }
-    if (remembered >= MAX_SESSIONS) {
-      const [oldest] = sessions.values().next().value!.values();
-      forget(oldest!);
-    }
+    if (remembered >= MAX_SESSIONS) forgetOldest();
     session = new Session(from);
     sessions.set(hostname, (sessions.get(hostname) ?? new Map()).set(port, session));
     remembered++;
     return session;
   }
 
-  function forget({ address: { hostname, port } }: Session): void {
-    const ofHost = sessions.get(hostname)!;
+  /** The first of the first host. */
+  function forgetOldest(): void {
+    const ofHost = sessions.values().next().value!;
+    const { hostname, port } = ofHost.values().next().value!.address;
     ofHost.delete(port);
     if (ofHost.size === 0) sessions.delete(hostname);
     remembered--;
@@ -228,9 +234,9 @@ export function serve(options: ServeOptions = {}): EchoServer {
 
   function isTooFast(session: Session): boolean {
     if (rate === 0) return false;
-    const second = Math.floor(performance.now() / 1000);
-    session.replies = second === session.second ? session.replies + 1 : 1;
-    session.second = second;
+    const now = performance.now();
+    if (now - session.windowStart >= 1000) Object.assign(session, { windowStart: now, replies: 0 });
+    session.replies++;
     if (session.replies <= rate) return false;
     leaveUnanswered(`over --rate ${rate}`, session.peer);
     return true;
@@ -240,8 +246,12 @@ export function serve(options: ServeOptions = {}): EchoServer {
   async function sendLossy(bytes: Uint8Array, session: Session): Promise<void> {
     const [dropped, doubled] = [random() < drop, random() < duplicate];
     const delays = [random() * delayMs, random() * delayMs]; // drawn always: the seed decides alone
-    if (dropped) return onTrace?.({ step: "5", call: "--drop", peer: session.peer, bytes });
-    if (!doubled || session.run >= MAX_DUPLICATED_RUN) delays.pop();
+    if (dropped) {
+      totals.dropped = (totals.dropped ?? 0) + 1;
+      return onTrace?.({ step: "5", call: "--drop", peer: session.peer, bytes });
+    }
+    if (!doubled || session.doubled >= MAX_DOUBLED) delays.pop();
+    else session.doubled++;
     for (const delay of delays) {
       if (delayMs === 0) await send(bytes, session);
       else hold(bytes.slice(), session, delay);
@@ -249,14 +259,15 @@ export function serve(options: ServeOptions = {}): EchoServer {
   }
 
   function hold(bytes: Uint8Array, session: Session, delay: number): void {
-    if (heldBytes + bytes.length > MAX_HELD_BYTES) {
+    const cost = bytes.length + HELD_OVERHEAD_BYTES;
+    if (heldBytes + cost > MAX_HELD_BYTES) {
       return leaveUnanswered("too many are delayed", session.peer);
     }
-    heldBytes += bytes.length;
+    heldBytes += cost;
     async function release(): Promise<void> {
       clearTimeout(timer);
       held.delete(release);
-      heldBytes -= bytes.length;
+      heldBytes -= cost;
       try {
         await send(bytes, session);
       } catch (error) {
@@ -272,17 +283,18 @@ export function serve(options: ServeOptions = {}): EchoServer {
     return socket.send(bytes, address);
   }
 
+  /** The sum ends; what is remembered against loops and for --rate stays. */
   function endSession(session: Session): void {
     const { peer, messages, bytes, start } = session;
-    forget(session);
     const seconds = secondsSince(start);
     if (!quiet) onEvent({ event: "close", peer, reason: "stop", messages, bytes, seconds });
+    Object.assign(session, { messages: 0, bytes: 0 });
     if (once) shutdown();
   }
 
   async function close(): Promise<void> {
     await Promise.allSettled([sending]);
-    await Promise.all([...held].map((release) => release()));
+    for (const release of held) await release();
     socket.close(); // Step 6
     onTrace?.({ step: "6", call: "close()", note: formatAddress(addr) });
   }
@@ -311,6 +323,16 @@ function bind(where: { hostname: string; port: number }): Deno.DatagramConn {
     return Deno.listenDatagram({ transport: "udp", ...where });
   } catch (cause) {
     throw cannot(`receive on ${formatAddress(where)}`, cause);
+  }
+}
+
+/** The address of a name that its clients find too: listenDatagram may take another one of it. */
+async function resolve(name: string): Promise<string> {
+  const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
+  try {
+    return (await lookup(name)).address;
+  } catch (cause) {
+    throw cannot(`find the address of ${quote(name)}`, cause);
   }
 }
 
@@ -357,7 +379,9 @@ function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string 
     case "close":
       return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
     case "shutdown":
-      return `stopped: ${formatTotals(event)}, ${event.unanswered} not answered`;
+      return `stopped: ${formatTotals(event)}, ${event.unanswered} not answered${
+        event.dropped ? `, ${event.dropped} dropped` : ""
+      }`;
   }
 }
 
@@ -366,11 +390,14 @@ export async function main(args: string[]): Promise<number> {
   const options = parseOptions(args);
   if (showInfo(options)) return 0;
   const { flags, values, numbers } = options;
-  const hostname = values.host![0]!;
+  const name = values.host![0]!;
   const port = listenPort(options);
   const { rate, drop = 0, duplicate = 0, delay = 0 } = numbers;
   const { seed = Math.floor(Math.random() * 2 ** 32) } = numbers;
-  requireNet(hostname.includes(":") ? `[${hostname}]` : hostname); // without a port: replies go to any
+  const names = /^[\d.]+$|:/.test(name) ? [] : [name]; // looking one up takes a permission of its own
+  requireNet(...names);
+  const hostname = names.length > 0 ? await resolve(name) : name;
+  requireNet(...names, hostname.includes(":") ? `[${hostname}]` : hostname); // replies go to any port
   if (numbers.seed === undefined && drop + duplicate + delay > 0) {
     say(`${NAME}: to repeat these faults: --seed ${seed}`);
   }

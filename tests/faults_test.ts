@@ -305,6 +305,26 @@ test("SIGTERM during 50 transfers: finished, or cut at 5 s; totals true; exit 0"
   assertGreaterOrEqual(sum(cut.map((close) => close.bytes)), sum(echoed));
 });
 
+test(
+  "SIGTERM while 600 clients have sent what is not read yet: all is echoed",
+  NEEDS.linux,
+  async () => {
+    await using server = spawn("tcp_server.ts", ["--port", "0", "--quiet"]);
+    const port = await server.port();
+    const conns = await Promise.all(Array.from({ length: 600 }, () => Deno.connect({ port })));
+    await Promise.all(conns.map((conn) => exchange(conn, "hello\n"))); // it has accepted them
+    const bytes = encode("a line of text\n".repeat(6_000)); // 90 kB: the system takes it
+    server.kill("SIGSTOP");
+    await Promise.all(conns.map((conn) => writeAll(conn, bytes)));
+    server.kill("SIGTERM");
+    server.kill("SIGCONT");
+    const sizes = await Promise.all(conns.map(async (conn) => (await readToEnd(conn)).length));
+    assertEquals(sizes.filter((size) => size !== bytes.length), []);
+    for (const conn of conns) conn.close();
+    assertEquals((await server.finish()).code, 0);
+  },
+);
+
 test("a SIGTERM right behind the ready line: an orderly end", "", async () => {
   for (const script of SERVERS) {
     for (let i = 0; i < 3; i++) {
@@ -904,6 +924,21 @@ async function talkUdp(port: number): Promise<void> {
   for (let i = 0; i < 3_000; i++) assertEquals(await exchangeUdp(port, sentence), sentence);
   await askUdp(port);
 }
+
+test("--trace, and nobody reads stderr: no echo, no end stalls", "", async (t) => {
+  for (const script of SERVERS) {
+    await t.step(script, async () => {
+      await using server = spawn(script, ["--port", "0", "--quiet", "--trace"]);
+      const port = await server.port();
+      if (script === "tcp_server.ts") {
+        await talk(port, { clients: 5, exchanges: 500, line: "hello\n" });
+      } else for (let i = 0; i < 1_000; i++) await exchangeUdp(port, encode("hello"));
+      server.kill("SIGTERM");
+      await server.stdout.until("stopped: ");
+      assertEquals((await server.finish()).code, 0);
+    });
+  }
+});
 
 test("stdout closed while 50 clients talk: a quick and quiet end", "", async () => {
   await using server = spawn("tcp_server.ts", ["--port", "0"]);

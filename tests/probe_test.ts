@@ -525,6 +525,65 @@ Deno.test({
   },
 });
 
+Deno.test("the probe ends where nothing more is taken, and says so", LIMIT, async () => {
+  const gone = Promise.withResolvers<void>();
+  await using server = rudeServer(() => gone.promise); // it never reads
+  const args = ["-p", `${server.port}`, "-c", "1000", "-i", "0", "-s", "65507", "--timeout", "0.5"];
+  const { code, stdout, stderr } = await runScript("tcp_client.ts", args).finally(gone.resolve);
+  assertEquals([code, stderr], [1, "tcp_client: nothing more is taken for 0.5 s\n"]);
+  assertEquals(countsOf(stdout)[1], 0);
+});
+
+Deno.test(
+  "an echo that comes with other bytes beside it is not intact: exit 1",
+  LIMIT,
+  async () => {
+    await using server = rudeServer(async (conn) => {
+      await writeAll(conn, "x".repeat(64));
+      for (let bytes; (bytes = await readExactly(conn, 64)).length === 64;) {
+        await writeAll(conn, bytes);
+      }
+    });
+    const { code, stdout } = await runScript("tcp_client.ts", [
+      "-p",
+      `${server.port}`,
+      "-c",
+      "2",
+      "-i",
+      "0",
+    ]);
+    assertEquals([code, countsOf(stdout)], [1, [2, 2, 0, 0, 0, 1]]);
+  },
+);
+
+Deno.test({
+  name: `the second signal ends a probe whose stdout nobody reads${
+    WINDOWS ? " (ignored: Windows has no signals)" : ""
+  }`,
+  ...LIMIT,
+  ignore: WINDOWS,
+  fn: async () => {
+    await using peer = peerWith(echo);
+    await using client = spawn("udp_client.ts", [...peer.to, "-c", "1000000", "-i", "0"]);
+    while (peer.count < 5_000) await peer.next(); // more lines than a pipe holds
+    client.kill("SIGINT");
+    client.kill("SIGTERM");
+    const { code, stdout } = await client.finish();
+    assert([130, 143].includes(code), `exit ${code}`);
+    assert(!stdout.includes(" sent, "), "it was read to its end");
+  },
+});
+
+Deno.test("after a loss, -i 0 goes on at once", LIMIT, async () => {
+  await using peer = peerWith(({ bytes, from }, count, self) => {
+    if (count !== 1) return self.send(bytes, from);
+  });
+  const start = performance.now();
+  const book = await probeUdp(peer, { count: 300, timeoutSeconds: 0.1 });
+  assertEquals(Object.values(book.counts()), [300, 299, 1, 0, 0, 0]);
+  assertLess(performance.now() - start, 2_000); // 3 s, if each waited 10 ms
+});
+
 // ---- Independent servers ----
 
 Deno.test({

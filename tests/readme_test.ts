@@ -158,6 +158,10 @@ Deno.test("README.md, JSON: the table has every event, with every field", LIMIT,
     take(client, (await runScript(client, [...args, "--count", "1"])).stdout);
     take(server, `${ready}\n${(await running.stop()).stdout}`);
   }
+  await using losing = spawn("udp_server.ts", ["--port", "0", "--json", "--drop", "1"]);
+  const { port } = JSON.parse(await losing.nextLine());
+  await runScript("udp_client.ts", ["-p", `${port}`, "--retries", "0", "--timeout", "0.05", "hi"]);
+  take("udp_server.ts", (await losing.stop()).stdout);
   const expected = new Map<string, Set<string>>();
   for (const [event, from, fields] of rowsOf(sectionOf("README.md", "JSON"))) {
     const scripts = SCRIPTS.filter((name) => from!.includes(name) || from!.includes(kindOf(name)));

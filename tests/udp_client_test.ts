@@ -42,6 +42,7 @@ import {
   UdpPeer,
 } from "./_helpers.ts";
 
+const LINUX = Deno.build.os === "linux";
 const WINDOWS = Deno.build.os === "windows";
 const HAS_PTY = hasTool("python3", "-c", "import pty");
 
@@ -366,20 +367,23 @@ Deno.test("converse: a loss is told, and the rest goes on", LIMIT, async () => {
 
 Deno.test("arguments: each is sent, the echoes are printed, done", LIMIT, async (t) => {
   await using server = new UdpPeer(echo);
-  const rows: [string[], string[]][] = [
+  const left = "udp_client: what stands behind the stop word is not sent; with --no-stop all is\n";
+  const rows: [string[], string[], string?][] = [
     [["hello"], ["hello"]],
     [["two words", "and more"], ["two words", "and more"]],
     [["--", "-5", "--port"], ["-5", "--port"]],
     [["Grüße, 你好 😀"], ["Grüße, 你好 😀"]],
-    [["a", "stop", "b"], ["a", "stop"]],
+    [["a", "stop", "b"], ["a", "stop"], left],
+    [["a", "stop"], ["a", "stop"]],
     [["--no-stop", "stop", "b"], ["stop", "b"]],
-    [["--stop", "quit", "stop", "quit", "b"], ["stop", "quit"]],
+    [["--stop", "quit", "stop", "quit", "b"], ["stop", "quit"], left],
   ];
-  for (const [words, expected] of rows) {
+  for (const [words, expected, said = ""] of rows) {
     await t.step(words.join(" "), async () => {
       const args = [...to(server), ...words];
       const { code, stdout, stderr } = await runScript("udp_client.ts", args);
-      assertEquals([code, stdout, stderr], [0, expected.map((text) => `${text}\n`).join(""), ""]);
+      assertEquals([code, stdout], [0, expected.map((text) => `${text}\n`).join("")]);
+      assertEquals(stderr, said);
       // What is sent has no newline added.
       assertEquals((await server.arrived()).map(({ bytes }) => decode(bytes)), expected);
     });
@@ -530,10 +534,28 @@ Deno.test("replies that differ are no answer, and are named", LIMIT, async () =>
 
 Deno.test("--no-echo expects none", LIMIT, async () => {
   await using server = new UdpPeer();
-  const args = [...to(server), "--no-echo", "one", "stop", "more"];
+  const args = [...to(server), "--no-echo", "one", "stop"];
   const { code, stdout, stderr } = await runScript("udp_client.ts", args);
   assertEquals([code, stdout, stderr], [0, "", ""]);
   assertEquals((await server.arrived()).map(({ bytes }) => decode(bytes)), ["one", "stop"]);
+});
+
+Deno.test({
+  name: `a line without an end is refused${LINUX ? "" : " (ignored: no /dev/zero)"}`,
+  ...LIMIT,
+  ignore: !LINUX,
+  fn: async () => {
+    await using server = new UdpPeer(echo);
+    const via = ["sh", "-c", 'exec "$@" < /dev/zero', "sh"];
+    const { code, stderr } = await runScript("udp_client.ts", to(server), { via });
+    assertMatch(stderr, /^udp_client: a sentence of \d+ bytes is refused: /);
+    assertEquals([code, server.count], [1, 0]);
+  },
+});
+
+Deno.test("an IPv4 address written as IPv6 is the same server", LIMIT, async () => {
+  assertEquals(await resolve("::ffff:127.0.0.1"), "127.0.0.1");
+  assertEquals(await resolve("::ffff:c0a8:102"), "192.168.1.2");
 });
 
 Deno.test("it ends after the echo of a stop word, its input still open", LIMIT, async () => {
