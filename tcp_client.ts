@@ -286,14 +286,14 @@ export async function probe(conn: Deno.TcpConn, options: ProbeOptions = {}): Pro
     if (sent === count && lost === 0) return book.end(); // all is well
     book.end(new EchoError(`${how} after ${sent} of ${count} probes`));
   });
-  await book.run(send);
+  await book.run((payload) => send(payload).catch(() => {})); // the read fails with it, and says why
   return book;
 }
 
 /** The command line: arguments, keyboard or pipe to `connect` and `converse`; `--count` to `probe`. */
 export async function main(args: string[]): Promise<number> {
+  if (showInfo(args)) return 0;
   const options = parseOptions(args);
-  if (showInfo(options)) return 0;
   const { flags, values, numbers } = options;
   const server = { hostname: values.host![0]!, port: numbers.port! };
   const address = formatAddress(server);
@@ -774,10 +774,12 @@ async function writeOut(bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Prints what `--help` or `--version` ask for; tells whether they did. */
-function showInfo({ flags }: Options): boolean {
-  if (flags.has("help")) console.log(HELP.trimEnd());
-  else if (flags.has("version")) console.log(`${NAME} ${VERSION}`);
+/** Prints what `--help` or `--version` ask for, whatever stands beside; tells whether they did. */
+function showInfo(args: string[]): boolean {
+  const asks = (...flags: string[]): boolean =>
+    args.slice(0, [...args, "--"].indexOf("--")).some((arg) => flags.includes(arg));
+  if (asks("-h", "--help")) console.log(HELP.trimEnd());
+  else if (asks("-V", "--version")) console.log(`${NAME} ${VERSION}`);
   else return false;
   return true;
 }

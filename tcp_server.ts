@@ -39,7 +39,7 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
 const READ_BYTES = 4_096; // of buffer a connection, so that 10,000 idle ones fit in 150 MiB
 const BULK_BYTES = 65_536; // of buffer for one that fills the small one: a sixteenth of the calls
-const BULK_BUFFERS = 16; // of these in the whole server
+const BULK_BUFFERS = 16; // of these in the whole server, each made when it is needed
 const SWEEP_MS = 100; // between two looks for silent and overdue connections
 const QUIET_MS = 100; // of silence: nothing more is on its way to a server that shuts down
 const LAST_MS = 1_000; // before it cuts all off, it half-closes what is silent while others are not
@@ -116,8 +116,9 @@ export function serve(options: ServeOptions = {}): EchoServer {
   onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(addr) });
   const started = performance.now();
   const clients = new Map<Client, Promise<void>>();
-  const bulkBuffers = Array.from({ length: BULK_BUFFERS }, () => new Uint8Array(BULK_BYTES));
   const totals = { connections: 0, messages: 0, bytes: 0 };
+  const bulkBuffers: Uint8Array<ArrayBuffer>[] = []; // that are made and free
+  let bulkMade = 0;
   let accepting = true;
   let endsAt = Infinity; // when all are cut off: GRACE_MS after the shutdown
   let silence = 0; // sweeps since a byte came from anybody
@@ -171,12 +172,12 @@ export function serve(options: ServeOptions = {}): EchoServer {
         }
         client.writing = false;
         if (stopEnd !== undefined) halfClose(client, "stop");
-        if (buffer === own && size === READ_BYTES) {
-          buffer = bulkBuffers.pop() ?? own;
-          if (buffer === own) await new Promise((resolve) => setTimeout(resolve)); // others' turn
-        } else if (buffer !== own && size <= READ_BYTES) {
+        if (buffer !== own && size <= READ_BYTES) {
           bulkBuffers.push(buffer);
           buffer = own;
+        } else if (buffer === own && size === READ_BYTES) {
+          buffer = takeBulkBuffer() ?? own;
+          if (buffer === own) await new Promise((resolve) => setTimeout(resolve)); // others' turn
         }
       }
       onTrace?.({ step: "5", call: "read() = null", peer, note: "FIN (inferred)" });
@@ -188,6 +189,13 @@ export function serve(options: ServeOptions = {}): EchoServer {
       if (buffer !== own) bulkBuffers.push(buffer);
       endConnection(client);
     }
+  }
+
+  /** A large buffer; none where all are lent. */
+  function takeBulkBuffer(): Uint8Array<ArrayBuffer> | undefined {
+    if (bulkBuffers.length > 0 || bulkMade === BULK_BUFFERS) return bulkBuffers.pop();
+    bulkMade++;
+    return new Uint8Array(BULK_BYTES);
   }
 
   function endConnection(client: Client): void {
@@ -340,8 +348,8 @@ function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string 
 
 /** The command line: options to `serve`, events to lines, signals to `shutdown`. */
 export async function main(args: string[]): Promise<number> {
+  if (showInfo(args)) return 0;
   const options = parseOptions(args);
-  if (showInfo(options)) return 0;
   const { flags, values, numbers } = options;
   const hostname = values.host![0]!;
   const port = listenPort(options);
@@ -639,10 +647,12 @@ async function writeOut(bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Prints what `--help` or `--version` ask for; tells whether they did. */
-function showInfo({ flags }: Options): boolean {
-  if (flags.has("help")) console.log(HELP.trimEnd());
-  else if (flags.has("version")) console.log(`${NAME} ${VERSION}`);
+/** Prints what `--help` or `--version` ask for, whatever stands beside; tells whether they did. */
+function showInfo(args: string[]): boolean {
+  const asks = (...flags: string[]): boolean =>
+    args.slice(0, [...args, "--"].indexOf("--")).some((arg) => flags.includes(arg));
+  if (asks("-h", "--help")) console.log(HELP.trimEnd());
+  else if (asks("-V", "--version")) console.log(`${NAME} ${VERSION}`);
   else return false;
   return true;
 }

@@ -387,8 +387,8 @@ function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string 
 
 /** The command line: options to `serve`, events to lines, signals to `shutdown`. */
 export async function main(args: string[]): Promise<number> {
+  if (showInfo(args)) return 0;
   const options = parseOptions(args);
-  if (showInfo(options)) return 0;
   const { flags, values, numbers } = options;
   const name = values.host![0]!;
   const port = listenPort(options);
@@ -691,10 +691,12 @@ async function writeOut(bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Prints what `--help` or `--version` ask for; tells whether they did. */
-function showInfo({ flags }: Options): boolean {
-  if (flags.has("help")) console.log(HELP.trimEnd());
-  else if (flags.has("version")) console.log(`${NAME} ${VERSION}`);
+/** Prints what `--help` or `--version` ask for, whatever stands beside; tells whether they did. */
+function showInfo(args: string[]): boolean {
+  const asks = (...flags: string[]): boolean =>
+    args.slice(0, [...args, "--"].indexOf("--")).some((arg) => flags.includes(arg));
+  if (asks("-h", "--help")) console.log(HELP.trimEnd());
+  else if (asks("-V", "--version")) console.log(`${NAME} ${VERSION}`);
   else return false;
   return true;
 }
