@@ -779,15 +779,15 @@ function parseOptions(args: string[]): Options {
   const end = [...args, "--"].indexOf("--"); // behind it there are only words
   const flags = new Set<string>();
   const unknown: string[] = [];
-  let owed = ""; // the option whose value comes next
+  let lack = ""; // what to say of the option before, if its value is not next
   // To parseArgs, a flag may have a value, and the value of an option may be an option behind it.
   const plain = args.slice(0, end).flatMap((arg) => {
     const [, name, letter, tail = ""] = /^-(?:-([^=]+)|([^-]))(.*)$/s.exec(arg) ?? [];
     const option = known.find((option) =>
       name ? name === option.name : letter && letter === option.letter
     );
-    if (owed && arg.startsWith("-")) throw new UsageError(`${owed}, but got ${quote(arg)}`);
-    owed = option?.kind && !tail ? `--${option.name} needs a value, ${option.kind}` : "";
+    if (lack && arg.startsWith("-")) throw new UsageError(`${lack}, but got ${quote(arg)}`);
+    lack = option?.kind && !tail ? `--${option.name} needs a value, ${option.kind}` : "";
     if (!name && !letter) return [arg];
     if (option?.kind) return [`--${option.name}${tail && tail.replace(/^=?/, "=")}`];
     if (option && !tail) flags.add(option.name);
