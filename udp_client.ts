@@ -218,6 +218,7 @@ export async function request(
   const doubtful = earlier.some((old) => old.tries > 1 && sameBytes(old.payload, payload));
   const start = performance.now();
   let tries = 0;
+  let sent = false;
   let failure: unknown;
   timer.restart();
   try {
@@ -225,6 +226,7 @@ export async function request(
       const sentAt = performance.now();
       failure = await socket.send(payload).catch((error) => error);
       if (failure && isTooLong(failure)) throw failure;
+      sent ||= !failure;
       if (await within(timer.rto, echoed.promise)) {
         const ms = performance.now() - sentAt;
         if (tries === 1 && !doubtful) timer.sample(ms);
@@ -238,7 +240,7 @@ export async function request(
     earlier.push({ payload, tries });
     if (earlier.length > LATE_PAYLOADS) earlier.shift();
   }
-  if (failure) throw failure; // a try that cannot be sent is as good as lost, but not the last one
+  if (!sent) throw failure; // a try that cannot be sent is as good as lost, unless none could be
   const count = retries === 0 ? "1 try" : `${retries + 1} tries`;
   const seconds = Number(((performance.now() - start) / 1000).toPrecision(2));
   throw new NoAnswerError(

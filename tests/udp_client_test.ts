@@ -309,6 +309,30 @@ Deno.test("no failed send goes unsaid", LIMIT, async () => {
   assertEquals((await request(socket, encode("hello"))).tries, 1);
 });
 
+Deno.test("request: a try that cannot be sent is a lost one", LIMIT, async (t) => {
+  const rows: [string, boolean[], string | number][] = [ // which tries can be sent
+    ["the third is sent", [false, false, true], 3],
+    ["none is", [false, false, false, false], "cannot send: network is unreachable"],
+    ["the last is not, and the others are not answered", [true, true, true, false], "no answer"],
+  ];
+  for (const [name, sendable, expected] of rows) {
+    await t.step(name, async () => {
+      const answers = typeof expected === "number";
+      await using server = new UdpPeer(answers ? echo : undefined);
+      using socket = await openTo(server, { timeoutSeconds: 0.01 });
+      const send = socket.send.bind(socket);
+      socket.send = async (bytes) => {
+        if (!sendable.shift()) throw new Error("cannot send: network is unreachable");
+        await send(bytes);
+      };
+      const asked = request(socket, encode("hello"));
+      if (answers) assertEquals((await asked).tries, expected);
+      else await assertRejects(() => asked, Error, `${expected}`);
+      assertEquals(sendable, []);
+    });
+  }
+});
+
 // ---- A conversation ----
 
 Deno.test("converse: a sentence a line, however its bytes come", LIMIT, async (t) => {
