@@ -133,6 +133,8 @@ export class EchoSocket {
   readonly timer: RetransmissionTimer;
   /** Payloads that were sent before, whose echoes are late by now. */
   readonly earlier: { payload: Uint8Array; tries: number }[] = [];
+  /** The first stranger since the last request began. */
+  stranger = "";
   /** Called with each datagram from the server. */
   onDatagram: (bytes: Uint8Array) => void = (bytes) => this.ignore(bytes);
   #closed = false;
@@ -169,6 +171,7 @@ export class EchoSocket {
       } else {
         this.options.onTrace?.({ step: "i", call, peer, bytes, note: "a stranger" });
         this.ignored.strangers++;
+        this.stranger ||= peer;
       }
     }
   }
@@ -221,6 +224,7 @@ export async function request(
   let sent = false;
   let failure: unknown;
   timer.restart();
+  socket.stranger = "";
   try {
     while (tries++ <= retries) {
       const sentAt = performance.now();
@@ -243,8 +247,9 @@ export async function request(
   if (!sent) throw failure; // a try that cannot be sent is as good as lost, unless none could be
   const count = retries === 0 ? "1 try" : `${retries + 1} tries`;
   const seconds = Number(((performance.now() - start) / 1000).toPrecision(2));
+  const other = socket.stranger && `, but ${socket.stranger} answered`; // as for 0.0.0.0 another does
   throw new NoAnswerError(
-    `no answer from ${formatAddress(socket.server)} after ${count} in ${seconds} s`,
+    `no answer from ${formatAddress(socket.server)} after ${count} in ${seconds} s${other}`,
   );
 }
 

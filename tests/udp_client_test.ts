@@ -209,6 +209,19 @@ Deno.test("request: no answer at all", LIMIT, async () => {
   assertEquals((await server.arrived()).length, 1 + 2 + 4);
 });
 
+Deno.test("request: who answered in place of the server is named", LIMIT, async () => {
+  await using stranger = new UdpPeer();
+  await using server = new UdpPeer(({ bytes, from }, count) => {
+    if (count === 1) return stranger.send(bytes, from);
+  });
+  using socket = await openTo(server, { timeoutSeconds: 0.02 });
+  const ask = (): Promise<unknown> => request(socket, encode("hello"), { retries: 0 });
+  const { message } = await assertRejects(ask, NoAnswerError);
+  assertMatch(message, new RegExp(` s, but 127\\.0\\.0\\.1:${stranger.addr.port} answered$`));
+  const next = await assertRejects(ask, NoAnswerError);
+  assertMatch(next.message, / after 1 try in [\d.]+ s$/);
+});
+
 Deno.test("request: what is no echo is counted and not believed", LIMIT, async (t) => {
   const one = (kind: string): Record<string, number> => ({
     strangers: 0,
