@@ -247,7 +247,7 @@ export async function request(
   if (!sent) throw failure; // a try that cannot be sent is as good as lost, unless none could be
   const count = retries === 0 ? "1 try" : `${retries + 1} tries`;
   const seconds = Number(((performance.now() - start) / 1000).toPrecision(2));
-  const other = socket.stranger && `, but ${socket.stranger} answered`; // as for 0.0.0.0 another does
+  const other = socket.stranger && `, but ${socket.stranger} answered`; // say, for 0.0.0.0
   throw new NoAnswerError(
     `no answer from ${formatAddress(socket.server)} after ${count} in ${seconds} s${other}`,
   );
