@@ -9,11 +9,13 @@ import {
   assert,
   assertEquals,
   assertGreater,
+  assertLess,
   assertLessOrEqual,
   assertMatch,
   assertNotEquals,
   assertStringIncludes,
 } from "@std/assert";
+import { lookup } from "node:dns/promises";
 import { type EchoServer, serve, type ServeOptions, type ServerEvent } from "../udp_server.ts";
 import {
   assertSameBytes,
@@ -471,6 +473,28 @@ Deno.test("sessions are bounded: of 10,001 peers the oldest is forgotten", LIMIT
 
 // ---- Peers that are not answered ----
 
+Deno.test(
+  "--rate: the second begins with its first reply, not with the clock's",
+  LIMIT,
+  async () => {
+    let now = 0;
+    Object.defineProperty(performance, "now", { value: () => now, configurable: true });
+    try {
+      await using server = startFake({ rate: 3, quiet: true });
+      let replies = 0;
+      server.socket.onSend = () => void replies++;
+      for (const [time, expected] of [[900, 3], [1_100, 3], [1_899, 3], [1_900, 6], [2_100, 6]]) {
+        now = time!;
+        for (let i = 0; i < 5; i++) server.socket.deliver("hello", address("127.0.0.1", 40_000));
+        await server.socket.idle();
+        assertEquals(replies, expected, `at ${time} ms`);
+      }
+    } finally {
+      delete (performance as { now?: unknown }).now;
+    }
+  },
+);
+
 Deno.test("--rate limits the replies to one peer, for a second", LIMIT, async () => {
   await using server = start({ rate: 3, quiet: true });
   await using greedy = new UdpPeer();
@@ -642,6 +666,14 @@ Deno.test({
   },
 });
 
+Deno.test("a name is the address that it is to the client", LIMIT, async () => {
+  const host = (await lookup("localhost")).address;
+  const shown = host.includes(":") ? `[${host}]` : host;
+  const args = ["--host", "localhost", "--port", "0"];
+  await using server = spawn("udp_server.ts", args, { allowNet: `localhost,${shown}` });
+  assertStringIncludes(await server.nextLine(), `listening on udp ${shown}:`);
+});
+
 Deno.test("without its permission it says the flag to add, exit 1", LIMIT, async (t) => {
   for (const allowNet of [false, "127.0.0.1:12000", "localhost"] as const) {
     await t.step(`--allow-net=${allowNet}`, async () => {
@@ -747,6 +779,25 @@ Deno.test("a stop word is no way around the loop guard and --rate", LIMIT, async
   });
 });
 
+Deno.test("a stop word ends the session if it is dealt with", LIMIT, async (t) => {
+  const rows: [string, ServeOptions, number][] = [
+    ["one that is left out as part of a loop does not", {}, ROUNDS - 1],
+    ["without an echo it does", { echo: false }, ROUNDS],
+    ["one whose reply --drop loses does", { drop: 1 }, ROUNDS - 1],
+  ];
+  for (const [name, options, closes] of rows) {
+    await t.step(name, async () => {
+      await using server = startFake(options);
+      const peer = address("127.0.0.1", 40_000);
+      for (let i = 0; i < ROUNDS; i++) server.socket.deliver("stop", peer);
+      await server.socket.idle();
+      const events = server.log.of("close");
+      assertEquals(events.length, closes);
+      assert(events.every(({ messages, bytes }) => messages === 1 && bytes === 4));
+    });
+  }
+});
+
 Deno.test("a peer that says different things loses nothing to that", LIMIT, async () => {
   await using server = startFake({ quiet: true, stop: [] });
   let replies = 0;
@@ -825,6 +876,33 @@ Deno.test("--drop and --duplicate at their limits", LIMIT, async (t) => {
   }
 });
 
+Deno.test("replies that --drop lost are told in the totals", LIMIT, async (t) => {
+  await t.step("as an event, only if there are any", async () => {
+    for (const [drop, dropped] of [[1, 3], [0, undefined]]) {
+      await using server = startFake({ drop: drop!, duplicate: 0.5 });
+      for (let i = 0; i < 3; i++) server.socket.deliver("hello", address("127.0.0.1", 40_000));
+      await server.socket.idle();
+      await server.shutdown();
+      const [totals] = server.log.of("shutdown");
+      assertEquals([totals!.dropped, totals!.unanswered], [dropped, 0]);
+    }
+  });
+
+  await t.step({
+    name: WINDOWS ? "as a line (ignored: Windows has no signals)" : "as a line",
+    ignore: WINDOWS,
+    fn: async () => {
+      await using server = spawn("udp_server.ts", ["--port", "0", "--drop", "1"]);
+      const port = await server.port();
+      await using peer = new UdpPeer();
+      await peer.send("hello", port);
+      await nextSentence(server);
+      const { stdout } = await server.stop();
+      assertMatch(stdout, /^stopped: 1 message, 5 bytes, \d+\.\d s, 0 not answered, 1 dropped\n$/);
+    },
+  });
+});
+
 Deno.test("without a seed the faults are new, and their seed is said", LIMIT, async () => {
   const args = ["--port", "0", "--drop", "0.5"];
   const seeds = [];
@@ -868,6 +946,18 @@ Deno.test("--delay: replies overtake each other, and none is lost", LIMIT, async
     assertLessOrEqual(bytes, 32 * 1_048_576);
     assertEquals(log.of("warning").length, 1);
     assertEquals(log.of("shutdown")[0]!.unanswered, 1_000 - bytes / large.length);
+  });
+
+  await t.step("so it is where they are short: each takes memory of its own", async () => {
+    await using server = startFake({ delayMs: 60_000, quiet: true });
+    let sent = 0;
+    server.socket.onSend = () => void sent++;
+    for (let i = 0; i < 20_000; i++) server.socket.deliver("", address("127.0.0.1", 40_000));
+    await server.socket.idle();
+    await server.shutdown();
+    assertGreater(sent, 10_000);
+    assertLess(sent, 20_000);
+    assertEquals(server.log.of("shutdown")[0]!.unanswered, 20_000 - sent);
   });
 
   await t.step("it ends only when they are sent, even if a datagram comes meanwhile", async () => {
