@@ -23,6 +23,7 @@ import {
   request,
   resolve,
   RetransmissionTimer,
+  type Rung,
 } from "../udp_client.ts";
 import { serve } from "../udp_server.ts";
 import {
@@ -129,6 +130,40 @@ Deno.test("the timer is that of RFC 6298, computed by hand", LIMIT, async (t) =>
     }
   });
 });
+
+Deno.test(
+  "the timer: what a datagram that was sent again tells, and what not",
+  LIMIT,
+  async (t) => {
+    await t.step("the next may wait twice as long, but no longer than that one took", () => {
+      const timer = new RetransmissionTimer(1_000);
+      const waits = [3_000, 2_500, 2_500, 2_500].map((sinceFirst) => {
+        timer.stretch(sinceFirst);
+        timer.restart();
+        return timer.rto;
+      });
+      assertEquals(waits, [2_000, 2_700, 2_700, 2_700]); // 2,500 and the least, 200
+    });
+
+    await t.step("no back-off shortens a first wait of more than 60 s", () => {
+      const timer = new RetransmissionTimer(100_000);
+      timer.backOff();
+      assertEquals(timer.rto, 100_000);
+    });
+
+    await t.step("the echo of bytes that were sent twice before is no sample", async () => {
+      await using server = new UdpPeer(({ bytes, from }, count, self) => {
+        if (count > 1) return self.send(bytes, from);
+      });
+      using socket = await openTo(server, { timeoutSeconds: 0.05 });
+      assertEquals((await request(socket, encode("hello"))).tries, 2);
+      assertEquals((await request(socket, encode("hello"))).tries, 1);
+      assertGreater(socket.timer.rto, 50); // a sample would have made it the least
+      assertEquals((await request(socket, encode("other"))).tries, 1);
+      assertEquals(socket.timer.rto, 50);
+    });
+  },
+);
 
 // ---- One request ----
 
@@ -313,6 +348,38 @@ Deno.test("request: late and repeated echoes are told from those of now", LIMIT,
   });
 });
 
+Deno.test("between requests replies are counted too, and traced truly", LIMIT, async () => {
+  const rungs: Rung[] = [];
+  let came = Promise.withResolvers<void>();
+  function onTrace(rung: Rung): void {
+    if (!rung.call.startsWith("receive()")) return;
+    rungs.push(rung);
+    came.resolve();
+  }
+  await using stranger = new UdpPeer();
+  await using server = new UdpPeer(echo);
+  using socket = await openTo(server, { onTrace });
+  async function hear(peer: UdpPeer, text: string): Promise<void> {
+    came = Promise.withResolvers();
+    await peer.send(text, socket.conn.addr as Deno.NetAddr);
+    await came.promise;
+  }
+  await hear(server, "before any");
+  await hear(stranger, "a word");
+  await request(socket, encode("hello"));
+  await hear(server, "hello");
+  await hear(server, "something else");
+  assertEquals(socket.ignored, { strangers: 1, late: 1, different: 2 });
+  const { port } = stranger.addr;
+  assertEquals(rungs.map(({ peer }) => peer), [
+    undefined,
+    `127.0.0.1:${port}`,
+    ...Array(3).fill(undefined),
+  ]);
+  assertEquals(rungs[0]!.note, ""); // nothing was sent that it could be the answer to
+  assertMatch(rungs[2]!.note!, /^\d+\.\d ms$/);
+});
+
 Deno.test("no failed send goes unsaid", LIMIT, async () => {
   await using server = new UdpPeer(echo);
   using socket = await openTo(server);
@@ -363,6 +430,11 @@ Deno.test("converse: a sentence a line, however its bytes come", LIMIT, async (t
     ["UTF-8 cut in two", [encode("ä").subarray(0, 1), encode("ä").subarray(1), "\n"], ["ä"]],
     ["behind a stop word nothing", ["a\nstop\nb\n"], ["a", "stop"]],
     ["nor behind one with blanks", [" exit \nb\n"], [" exit "]],
+    ["nor is a no-break space or a byte order mark a blank", ["\u00a0stop\n\ufeffstop\nb\n"], [
+      "\u00a0stop",
+      "\ufeffstop",
+      "b",
+    ]],
     ["one more byte than a line holds of a stop word", ["stops\nstop"], ["stops", "stop"]],
   ];
   for (const [name, chunks, expected] of rows) {
