@@ -47,7 +47,6 @@ const BUFFER_BYTES = 65_535; // no datagram is longer, so no reply is cut to loo
 const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
 const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
 const RECEIVE_RETRY_MS = 10; // after a receive that failed
-const MAX_LINE_BYTES = 16_777_216; // are read of a line, to tell how long it is that is refused
 const NEWLINE = 0x0a;
 const LATE_PAYLOADS = 16; // whose late echoes are told from wrong ones
 
@@ -382,10 +381,10 @@ async function* linesOf(
     line.set(bytes.subarray(0, Math.max(line.length - length, 0)), Math.min(length, line.length));
     length += bytes.length;
   }
-  function take(end: number): Uint8Array {
+  function take(end: number, more = ""): Uint8Array {
     if (length - end > MAX_DATAGRAM_BYTES) {
       const most = `a datagram holds ${MAX_DATAGRAM_BYTES} at most`;
-      throw new Error(`a sentence of ${length - end} bytes is refused: ${most}`);
+      throw new Error(`a sentence of ${length - end} bytes${more} is refused: ${most}`);
     }
     const taken = line.slice(0, length);
     length = 0;
@@ -401,7 +400,7 @@ async function* linesOf(
       }
       add(chunk.subarray(start));
       start = chunk.length;
-      if (length > MAX_LINE_BYTES) take(0); // refused: its end may never come
+      if (length > line.length) take(0, " or more"); // refused at once: its end may never come
     } finally {
       if (start < chunk.length) onLeft();
     }
