@@ -232,8 +232,8 @@ export async function request(
       sent ||= !failure;
       if (await within(timer.rto, echoed.promise)) {
         const ms = performance.now() - sentAt;
-        if (tries === 1 && !doubtful) timer.sample(ms);
-        else timer.stretch(performance.now() - start);
+        if (tries > 1) timer.stretch(performance.now() - start);
+        else if (!doubtful) timer.sample(ms);
         return { tries, ms };
       }
       timer.backOff();
