@@ -1,20 +1,30 @@
 /**
- * Types for the few `@std` functions in use. `deno.json` maps the official names to the npm copy of
- * the standard library, which has the sources with their types stripped. Mapped to JSR, the names
- * may keep these types.
+ * Types for the few `@std` functions in use, under the names in use. `deno.json` maps these names to
+ * the npm copy of the standard library, which has its sources with the types stripped.
  */
 
-declare module "@std/cli/parse-args" {
-  export function parseArgs(args: string[], options: {
-    string?: string[];
-    collect?: string[];
-    alias?: Record<string, string | string[]>;
-    unknown?: (arg: string, key?: string) => unknown;
-  }): { [name: string]: unknown; _: (string | number)[] };
+declare module "jsr:@std/cli@^1.0.32/parse-args" {
+  export function parseArgs<B extends string, S extends string, C extends S, D extends string>(
+    args: string[],
+    options: {
+      boolean: readonly B[];
+      string: readonly S[];
+      collect?: readonly C[];
+      alias?: Record<string, string>;
+      default?: Record<D, string | readonly string[]>;
+      unknown?: (arg: string, key?: string, value?: unknown) => unknown;
+    },
+  ):
+    & { [name in B]: boolean }
+    & { [name in C]: string[] }
+    & { [name in Exclude<S, C | "_">]: name extends D ? string : string | undefined }
+    & { _: string[] };
 }
 
-declare module "@std/streams/text-line-stream" {
-  export class TextLineStream extends TransformStream<string, string> {}
+declare module "jsr:@std/streams@^1.1.2/delimiter-stream" {
+  export class DelimiterStream extends TransformStream<Uint8Array, Uint8Array<ArrayBuffer>> {
+    constructor(delimiter: Uint8Array, options?: { disposition?: "suffix" | "prefix" | "discard" });
+  }
 }
 
 declare module "@std/assert" {

@@ -2,110 +2,71 @@
 /**
  * TCP echo client: sends sentences, prints their echoes, and checks them byte for byte. Sentences
  * come from the arguments, the keyboard or a pipe. It is the client of the lab's tasks 1 to 3;
- * "Step 1a" to "Step 1c.ii" in the comments are the handout's steps of a TCP client.
+ * "Step 1a" to "Step 1c.ii" are the handout's steps of a TCP client.
  *
  * ```sh
  * deno run --allow-net=127.0.0.1:12000 tcp_client.ts hello
  * socat TCP-LISTEN:12000,fork,reuseaddr EXEC:cat # an independent server to try it with
  * ```
  *
- * Exit codes: 0 every message was echoed intact; 1 something failed, was lost or differed; 2 wrong
- * use; 130 SIGINT; 143 SIGTERM.
+ * UNP is Stevens, _UNIX Network Programming_. Exit codes: 0 every message was echoed intact; 1
+ * something failed, was lost or differed; 2 wrong use.
  *
  * @module
  */
 
-import { parseArgs } from "@std/cli/parse-args";
+import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 
-const NAME = "tcp_client";
-const HELP = `TCP echo client: sends sentences, prints their echoes, and checks them.
-
-Usage: deno run --allow-net=HOST:PORT tcp_client.ts [options] [message…]
-
-Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
-
-  -H, --host HOST          name or address of the server (default 127.0.0.1)
-  -p, --port PORT          1 to 65535 (default 12000)
-      --timeout SECONDS    0.001 to 3600, to connect and for an echo (default 5)
-      --wait SECONDS       0 to 86400, how long to try to connect (default 0)
-      --stop WORD…         line that lets the server close (default stop, exit)
-      --no-stop            no line lets the server close first
-      --no-echo            expect no echo (task 1)
-  -c, --count N            1 to 1000000: probe like ping, with so many messages
-  -i, --interval SECONDS   0 to 3600 between probes; 0: at its echo (default 1)
-  -s, --size BYTES         16 to 65507 of each probe (default 64)
-  -q, --quiet              print no echoes
-      --json               print one JSON object a line
-      --trace              draw each socket call on stderr
-  -h, --help               print this
-  -V, --version            print the version
-`;
+// The defaults: of the command line, of connect() and converse(), and in the help text.
+const HOSTNAME = "127.0.0.1"; // this machine
+const PORT = 12_000;
+const STOP_WORDS = ["stop", "exit"]; // lines at which the server closes the connection
+const TIMEOUT_SECONDS = 5; // to connect, and for an echo
 
 const READ_BYTES = 65_536;
 const WINDOW_BYTES = 1_048_576; // sent and not yet echoed, at most: kept to compare the echo with
 const WATCH_MS = 100; // between two looks for an echo that is overdue
-const STOP_LINE_BYTES = 1_000; // a longer line is no stop word
-const RETRY_MS = 100; // between two tries to connect under --wait
+const CLOSE_MS = 1_000; // for the server to close at a stop word, before the client says so
+const SURPLUS_MS = 100; // for what comes behind the last echo, to tell how much it is
+const RETRY_MS = 100; // between two tries to connect
 
-/** Options of {@linkcode connect}; their defaults are those of the command line. */
-export type ConnectOptions = {
-  hostname?: string;
-  port?: number;
-  timeoutSeconds?: number;
-  waitSeconds?: number;
-  onTrace?: ((rung: Rung) => void) | undefined;
-};
-
-/** Options of {@linkcode converse}; their defaults are those of the command line. */
-export type ConverseOptions = {
-  echo?: boolean;
-  timeoutSeconds?: number;
-  stop?: string[]; // lines after which the server may close
-  onReady?: () => void; // at the start, and whenever all that was sent has come back
-  onTrace?: ((rung: Rung) => void) | undefined;
-};
-
-/** What a conversation moved. */
-export type Conversation = { sent: number; echoed: number; seconds: number };
-
-/** The echo is not what was sent: missing, late, different, or more. */
-export class EchoError extends Error {}
-
-/**
- * Steps 1a to 1c: creates a socket and connects it to the server.
- * @throws Error that names the address and the reason; its cause is of `Deno.connect`
- */
+/** Connects to the server. @throws Error that names the address; its cause is of `Deno.connect` */
 export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpConn> {
-  const { hostname = "127.0.0.1", port = 12_000, timeoutSeconds = 5, waitSeconds = 0 } = options;
+  // Step 1a: get IP address and port number of the server.
+  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
+  const { timeoutSeconds = TIMEOUT_SECONDS, waitSeconds = 0 } = options;
   const address = formatAddress({ hostname, port });
   const giveUpAt = performance.now() + waitSeconds * 1000;
-  while (true) {
+  for (let tries = 1;; tries++) {
     try {
-      const signal = AbortSignal.timeout(timeoutSeconds * 1000);
-      const conn = await Deno.connect({ hostname, port, signal });
-      if (!isSelfConnect(conn)) {
-        conn.setNoDelay(); // or a small message may wait 40 ms for the ACK of the one before it
-        options.onTrace?.({ step: "1c", call: "connect()", peer: address });
-        return conn;
+      // Step 1b: create a TCP socket. Step 1c: send a connection request. In Deno one call does both.
+      const late = new AbortController();
+      const request = Deno.connect({ hostname, port, signal: late.signal });
+      const conn = await within(timeoutSeconds * 1000, request);
+      if (!conn) {
+        late.abort();
+        request.then((conn) => conn.close(), () => {});
+        throw new Deno.errors.TimedOut(`no answer within ${timeoutSeconds} s`);
       }
-      conn.close();
-      throw new Deno.errors.ConnectionRefused("Connection refused");
+      if (isSelfConnect(conn)) {
+        conn.close();
+        throw new Deno.errors.ConnectionRefused("connection refused");
+      }
+      conn.setNoDelay(); // or a small message may wait 40 ms for the ACK of the one before it
+      conn.setKeepAlive(); // or a server whose power failed would be waited for for ever
+      onTrace?.({ step: "1c", call: "connect()", peer: address });
+      const steps = { read: "i", write: "i", closeWrite: "ii", close: "ii" };
+      return onTrace
+        ? traced(conn, { steps, onTrace: ({ peer: _, ...rung }) => onTrace(rung) })
+        : conn;
     } catch (cause) {
-      const refused = cause instanceof Deno.errors.ConnectionRefused;
-      if (!refused || performance.now() >= giveUpAt) {
-        const hint = `Start the server first: deno run --allow-net=${address} tcp_server.ts`;
-        const late = cause instanceof DOMException; // the signal's
-        const why = late ? new Error(`no answer within ${timeoutSeconds} s`, { cause }) : cause;
-        throw cannot(`connect to ${address}`, why, refused ? `. ${hint}` : "");
+      if (isFinal(cause) || performance.now() >= giveUpAt) {
+        throw cannot(`connect to ${address}`, cause, startHint(cause, { hostname, port }));
       }
-      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      if (tries === 1) options.onWait?.(`waiting for ${address}: ${reasonOf(cause)}`);
+      await sleep(RETRY_MS);
     }
   }
-}
-
-/** A dead port among those that a client's own end is chosen from can be that end (RFC 9293, 3.5). */
-function isSelfConnect({ localAddr, remoteAddr }: Deno.TcpConn): boolean {
-  return formatAddress(localAddr) === formatAddress(remoteAddr);
 }
 
 /**
@@ -114,600 +75,857 @@ function isSelfConnect({ localAddr, remoteAddr }: Deno.TcpConn): boolean {
  *
  * @throws EchoError if the echo is missing, late or different, or if the server closes too early
  */
-export async function converse(
+export function converse(
   conn: Deno.TcpConn,
   input: ReadableStream<Uint8Array>,
   output: WritableStream<Uint8Array>,
   options: ConverseOptions = {},
-): Promise<Conversation> {
-  const { echo = true, timeoutSeconds = 5, stop = ["stop", "exit"], onReady, onTrace } = options;
-  const start = performance.now();
-  const server = formatAddress(conn.remoteAddr);
-  const reader = input.getReader();
-  const writer = output.getWriter();
-  const window = new Uint8Array(WINDOW_BYTES); // the last bytes sent; byte n at n % WINDOW_BYTES
-  let sent = 0;
-  let echoed = 0;
-  let halfClosed = false;
-  let printing = false;
-  let broken: EchoError | undefined; // why sending failed
-  let silence = 0; // ms since a byte moved, in ticks: the time of a suspended process is not counted
-  let sentAt = NaN;
-  let onRoom = (): void => {};
-  const owed = (): number => echo ? sent - echoed : 0;
+): Promise<ConversationTotals> {
+  return new Conversation(conn, options).run(input, output);
+}
 
-  async function sendInput(): Promise<void> {
+/** The echo is not what was sent: missing, late, different, or more. */
+export class EchoError extends Error {}
+
+/** A conversation: what was sent, how much of it came back, and since when nothing moves. */
+class Conversation {
+  readonly #conn: Deno.TcpConn;
+  readonly #server: string;
+  readonly #options: ConverseOptions;
+  readonly #echo: boolean;
+  readonly #timeoutSeconds: number;
+  readonly #window = new Uint8Array(WINDOW_BYTES); // the last bytes sent; byte n at n % WINDOW_BYTES
+  readonly #stalled = Promise.withResolvers<void>(); // no byte moves, where one is waited for
+  #sent = 0;
+  #echoed = 0;
+  #writing = false;
+  #printing = false;
+  #halfClosed = false;
+  #ended = false;
+  #left = false; // input that was not sent
+  #sendFailure: unknown;
+  #silentMs = 0; // since a byte moved: in ticks, as a suspended process has none
+  #openMs = 0; // since a stop word came back, likewise
+  #onRoom = (): void => {}; // called when the window has some
+
+  constructor(conn: Deno.TcpConn, options: ConverseOptions) {
+    this.#conn = conn;
+    this.#server = formatAddress(conn.remoteAddr);
+    this.#options = options;
+    this.#echo = options.echo ?? true;
+    this.#timeoutSeconds = options.timeoutSeconds ?? TIMEOUT_SECONDS;
+  }
+
+  async run(
+    input: ReadableStream<Uint8Array>,
+    output: WritableStream<Uint8Array>,
+  ): Promise<ConversationTotals> {
+    const startedAt = performance.now();
+    const [reader, writer] = [input.getReader(), output.getWriter()];
+    const tick = Math.min(this.#timeoutSeconds * 1000, WATCH_MS);
+    const watch = setInterval(() => turn().then(() => this.#watch(tick)), tick);
+    this.#options.onReady?.();
+    try {
+      const sending = this.#sendInput(reader);
+      const inputFailed = new Promise<never>((_, reject) => sending.catch(reject));
+      await Promise.race([this.#receiveEcho(writer), this.#stalled.promise, inputFailed]);
+      this.#ended = true;
+      if (this.#stopped) await within(LEFT_MS, sending);
+    } finally {
+      this.#ended = true;
+      clearInterval(watch);
+      reader.cancel().catch(() => {});
+      writer.releaseLock();
+    }
+    this.#checkEnd();
+    const seconds = (performance.now() - startedAt) / 1000;
+    return { sent: this.#sent, echoed: this.#echoed, seconds };
+  }
+
+  /** Sends the input as it comes, but never more beyond its echo than the window holds. */
+  async #sendInput(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
     for (let chunk; (chunk = (await reader.read()).value);) {
+      if (this.#ended) return void (this.#left = true);
       while (chunk.length > 0) {
-        const at = sent % WINDOW_BYTES;
-        const piece = chunk.subarray(0, Math.min(WINDOW_BYTES - owed(), WINDOW_BYTES - at));
-        if (piece.length === 0) {
-          await new Promise<void>((resolve) => onRoom = resolve);
-          continue;
-        }
-        window.set(piece, at);
-        sent += piece.length;
-        await write(piece);
+        const at = this.#sent % WINDOW_BYTES;
+        const piece = chunk.subarray(0, Math.min(WINDOW_BYTES - this.#owed, WINDOW_BYTES - at));
+        if (piece.length === 0) await new Promise<void>((resolve) => this.#onRoom = resolve);
+        else if (!await this.#write(piece, at)) return;
         chunk = chunk.subarray(piece.length);
       }
-      if (!echo) onReady?.();
+      if (!this.#echo) this.#options.onReady?.();
     }
-    halfClosed = true;
-    onTrace?.({ step: "ii", call: "closeWrite()", note: "FIN (inferred)" });
-    await checked(conn.closeWrite());
+    if (this.#ended) return;
+    this.#halfClosed = true;
+    await this.#conn.closeWrite().catch((error) => this.#sendFailure ??= error);
   }
 
-  /** A write may take fewer bytes than it is given (UNP 3.9). */
-  async function write(bytes: Uint8Array): Promise<void> {
-    for (let rest = bytes; rest.length > 0;) {
-      onTrace?.({ step: "i", call: `write(${rest.length})`, bytes: rest });
-      sentAt = performance.now();
-      rest = rest.subarray(await checked(conn.write(rest)));
-      silence = 0;
-    }
-  }
-
-  async function receiveEcho(): Promise<void> {
-    const buffer = new Uint8Array(READ_BYTES);
-    for (let size; (size = await checked(conn.read(buffer))) !== null;) {
-      const bytes = buffer.subarray(0, size);
-      const took = sent > 0 ? `${(performance.now() - sentAt).toFixed(1)} ms` : "";
-      onTrace?.({ step: "i", call: `read() = ${size}`, bytes, note: took });
-      const wanted = bytes.subarray(0, owed());
-      const wrong = firstDifference(wanted, window, echoed % WINDOW_BYTES);
-      printing = true;
-      await writer.write(bytes.slice()); // the sink may keep it
-      printing = false;
-      silence = 0;
-      if (wrong >= 0) throw new EchoError(`echo differs at byte ${echoed + wrong}, from ${server}`);
-      if (size > wanted.length) {
-        throw new EchoError(`${size - wanted.length} bytes too many came from ${server}`);
+  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). Tells if it could. */
+  async #write(bytes: Uint8Array, at: number): Promise<boolean> {
+    this.#window.set(bytes, at);
+    this.#sent += bytes.length;
+    this.#writing = true;
+    try {
+      for (let rest = bytes; rest.length > 0; this.#silentMs = 0) {
+        rest = rest.subarray(await this.#conn.write(rest));
       }
-      echoed += size;
-      onRoom();
-      if (onReady && owed() === 0 && !halfClosed && !stopSent()) onReady();
+    } catch (error) {
+      this.#sendFailure = error; // the server may be gone: what it echoed before is still to be read
     }
-    onTrace?.({ step: "i", call: "read() = null", note: "FIN (inferred)" });
+    this.#writing = false;
+    return !this.#sendFailure;
   }
 
-  /** Settles when an echo, or the end of the stream, is owed but no byte moves. */
-  const stalled = Promise.withResolvers<void>();
-  const tick = Math.min(timeoutSeconds * 1000, WATCH_MS);
-  const watch = setInterval(() => {
-    silence = printing || owed() === 0 && !halfClosed ? 0 : silence + tick;
-    if (silence <= timeoutSeconds * 1000) return;
-    if (echo && owed() === 0) return stalled.resolve(); // all is well, but the server stays open
-    stalled.reject(new EchoError(`nothing from ${server} for ${timeoutSeconds} s${missing()}`));
-  }, tick);
-
-  function missing(): string {
-    return owed() > 0 ? `: ${owed()} bytes were not echoed (of ${sent})` : "";
-  }
-
-  function checked<T>(call: Promise<T>): Promise<T> {
-    return call.catch((cause) => {
-      throw new EchoError(`${reasonOf(cause)}, from ${server}${missing()}`, { cause });
-    });
-  }
-
-  /** Whether the last line sent is a stop word: it is still in the window. */
-  function stopSent(): boolean {
-    const length = Math.min(sent, STOP_LINE_BYTES);
-    const tail = Uint8Array.from({ length }, (_, i) => window[(sent - length + i) % WINDOW_BYTES]!);
-    const lines = decoder.decode(tail).split("\n");
-    return lines.at(-1) === "" && stop.some((word) => word.trim() === lines.at(-2)?.trim());
-  }
-
-  onReady?.();
-  try {
-    const sending = sendInput().catch((error) => {
-      if (!(error instanceof EchoError)) throw error;
-      broken = error; // the server may be gone; what it echoed before is still to be read
-    });
-    const inputFailed = new Promise<never>((_, reject) => sending.catch(reject));
-    await Promise.race([receiveEcho(), stalled.promise, inputFailed]);
-  } finally {
-    clearInterval(watch);
-    reader.cancel().catch(() => {});
-    writer.releaseLock();
-  }
-  if (broken && !echo) throw broken;
-  if (owed() > 0 || !halfClosed && !stopSent()) {
-    const how = broken
-      ? `${reasonOf(broken.cause)}, from ${server}`
-      : `${server} closed the connection`;
-    throw new EchoError(how + (missing() || " before the end of the input"));
-  }
-  return { sent, echoed, seconds: (performance.now() - start) / 1000 };
-}
-
-/** Where `bytes` first differ from those in the ring from `start` on; -1: nowhere. */
-function firstDifference(bytes: Uint8Array, ring: Uint8Array, start: number): number {
-  for (let i = 0, at = start; i < bytes.length; i++) {
-    if (bytes[i] !== ring[at]) return i;
-    if (++at === ring.length) at = 0;
-  }
-  return -1;
-}
-
-/**
- * Probes the server like ping. A stream has no messages: each `size` bytes of it are one echo. A
- * connection that ends before its time ends the probe: `failure` of the book says how.
- */
-export async function probe(conn: Deno.TcpConn, options: ProbeOptions = {}): Promise<ProbeBook> {
-  const book = new ProbeBook(options);
-  const { size = 64, count = 4, onTrace } = options;
-  async function send(payload: Uint8Array): Promise<void> {
-    for (let rest = payload; rest.length > 0;) {
-      onTrace?.({ step: "i", call: `write(${rest.length})`, bytes: rest });
-      rest = rest.subarray(await conn.write(rest));
+  /** Reads the echo to the end of the stream, compares it with the window, and prints it. */
+  async #receiveEcho(writer: WritableStreamDefaultWriter<Uint8Array>): Promise<void> {
+    const buffer = new Uint8Array(READ_BYTES);
+    for (let size; (size = await this.#read(buffer)) !== null;) {
+      const bytes = buffer.subarray(0, size);
+      const owed = this.#owed;
+      const wrong = this.#firstDifference(bytes.subarray(0, owed));
+      this.#printing = true;
+      await writer.write(bytes.slice()); // the sink may keep it
+      this.#printing = false;
+      if (wrong >= 0) {
+        throw new EchoError(`echo differs at byte ${this.#echoed + wrong}, from ${this.#server}`);
+      }
+      if (size > owed) throw await this.#countSurplus(size - owed, buffer);
+      this.#echoed += size;
+      this.#onRoom();
+      if (this.#owed === 0 && !this.#halfClosed && !this.#stopped) this.#options.onReady?.();
     }
   }
-  async function receive(): Promise<void> {
-    const echo = new Uint8Array(size);
-    for (let length = 0, more; (more = await conn.read(echo.subarray(length))) !== null;) {
-      onTrace?.({
-        step: "i",
-        call: `read() = ${more}`,
-        bytes: echo.subarray(length, length + more),
-      });
-      length += more;
-      if (length < size) continue;
-      book.receive(echo);
-      length = 0;
+
+  async #read(buffer: Uint8Array): Promise<number | null> {
+    try {
+      return await this.#conn.read(buffer);
+    } catch (cause) {
+      throw new EchoError(`${reasonOf(cause)}, from ${this.#server}${this.#missing}`, { cause });
+    } finally {
+      this.#silentMs = this.#openMs = 0;
     }
   }
-  const server = formatAddress(conn.remoteAddr);
-  receive().then(
-    () => `${server} closed the connection`,
-    (error) => `${reasonOf(error)}, from ${server},`,
-  ).then((how) => {
-    const { sent, lost } = book.counts();
-    if (sent === count && lost === 0) return book.end(); // all is well
-    book.end(new EchoError(`${how} after ${sent} of ${count} probes`));
-  });
-  await book.run((payload) => send(payload).catch(() => {})); // the read fails with it, and says why
-  return book;
+
+  /** Where `bytes` differ from those that are owed; -1: nowhere. */
+  #firstDifference(bytes: Uint8Array): number {
+    const start = this.#echoed % WINDOW_BYTES;
+    const wanted = this.#window.subarray(start, start + bytes.length);
+    for (let i = 0; i < wanted.length; i++) if (bytes[i] !== wanted[i]) return i;
+    for (let i = wanted.length; i < bytes.length; i++) {
+      if (bytes[i] !== this.#window[i - wanted.length]) return i; // the window is a ring
+    }
+    return -1;
+  }
+
+  /** More came than was sent: reads on for a moment, to tell how much it is. */
+  async #countSurplus(bytes: number, buffer: Uint8Array): Promise<EchoError> {
+    const next = (): Promise<number | null> => this.#conn.read(buffer).catch(() => null);
+    for (let more; bytes < WINDOW_BYTES && (more = await within(SURPLUS_MS, next()));) {
+      bytes += more;
+    }
+    const over = bytes < WINDOW_BYTES ? "" : "over ";
+    return new EchoError(`${over}${plural(bytes, "byte")} too many came from ${this.#server}`);
+  }
+
+  /** Bytes that were sent and did not come back yet. */
+  get #owed(): number {
+    return this.#echo ? this.#sent - this.#echoed : 0;
+  }
+
+  /** Whether a stop word was sent last, and all is echoed: now the server may close. */
+  get #stopped(): boolean {
+    if (this.#owed > 0 || this.#sent === 0) return false;
+    const length = Math.min(this.#sent, PREVIEW_BYTES + 3); // its line end, and the one before it
+    const end = (this.#sent - 1) % WINDOW_BYTES + 1;
+    const last = end >= length
+      ? this.#window.subarray(end - length, end)
+      : joinBytes(this.#window.subarray(end - length), this.#window.subarray(0, end));
+    if (last.at(-1) !== 0x0a) return false;
+    const line = last.subarray(last.lastIndexOf(0x0a, -2) + 1, last.at(-2) === 0x0d ? -2 : -1);
+    return isStopWord(line, (this.#options.stopWords ?? STOP_WORDS).map(trimBlanks));
+  }
+
+  /** What an end that comes too early leaves open. */
+  get #missing(): string {
+    if (this.#owed === 1) return `: 1 byte was not echoed (of ${this.#sent})`;
+    if (this.#owed > 0) return `: ${this.#owed} bytes were not echoed (of ${this.#sent})`;
+    return this.#halfClosed || this.#stopped ? "" : " before the end of the input";
+  }
+
+  /** Looks if a byte moves wherever one is waited for. */
+  #watch(tick: number): void {
+    if (this.#ended) return;
+    const waits = this.#owed > 0 || this.#writing || this.#halfClosed;
+    this.#silentMs = waits && !this.#printing ? this.#silentMs + tick : 0;
+    if (this.#silentMs > this.#timeoutSeconds * 1000) this.#giveUp();
+    if (!this.#stopped || this.#halfClosed) return;
+    const missed = this.#openMs < CLOSE_MS && (this.#openMs += tick) >= CLOSE_MS;
+    if (!missed) return;
+    this.#options.onWarning?.(`${this.#server} does not close at a stop word; Ctrl-D ends this`);
+    this.#options.onReady?.();
+  }
+
+  #giveUp(): void {
+    if (this.#owed === 0 && this.#halfClosed) return this.#stalled.resolve(); // only it stays open
+    const what = this.#owed > 0 ? "nothing from" : "nothing is taken by";
+    const text = `${what} ${this.#server} for ${this.#timeoutSeconds} s${this.#missing}`;
+    this.#stalled.reject(new EchoError(text));
+  }
+
+  /** @throws EchoError unless all was sent and echoed */
+  #checkEnd(): void {
+    if (this.#left) throw new EchoError(LEFT);
+    if (
+      this.#owed === 0 && (this.#halfClosed || this.#stopped) && (this.#echo || !this.#sendFailure)
+    ) {
+      return;
+    }
+    const how = this.#sendFailure
+      ? `${reasonOf(this.#sendFailure)}, from ${this.#server}`
+      : `${this.#server} closed the connection`;
+    throw new EchoError(how + this.#missing);
+  }
 }
 
-/** The command line: arguments, keyboard or pipe to `connect` and `converse`; `--count` to `probe`. */
+/** A dead port among those that a client's own end is chosen from can be that end (RFC 9293, 3.5). */
+function isSelfConnect({ localAddr, remoteAddr }: Deno.TcpConn): boolean {
+  return formatAddress(localAddr) === formatAddress(remoteAddr);
+}
+
+/** Whether no later try to connect can do better. */
+function isFinal(error: unknown): boolean {
+  return error instanceof Deno.errors.NotCapable || error instanceof TypeError ||
+    error instanceof URIError;
+}
+
+/** What starts the server, where nobody listens: typed as it stands, it works. */
+function startHint(cause: unknown, server: { hostname: string; port: number }): string {
+  const { hostname, port } = server;
+  if (!(cause instanceof Deno.errors.ConnectionRefused) || port < 1_024) return "";
+  const host = hostname === HOSTNAME ? "" : ` --host ${hostname}`;
+  const options = host + (port === PORT ? "" : ` --port ${port}`);
+  const here = import.meta.dirname === Deno.cwd();
+  const script = here ? "tcp_server.ts" : new URL("tcp_server.ts", import.meta.url).href;
+  const command = Deno.build.standalone
+    ? "tcp_server"
+    : `deno run --allow-net=${formatAddress(server)} ${script}`;
+  return `. Start the server first: ${command}${options}`;
+}
+
+/** Options of {@linkcode connect}; their defaults are those of the command line. */
+export type ConnectOptions = {
+  hostname?: string;
+  port?: number;
+  timeoutSeconds?: number; // of one try, its name look-up included
+  waitSeconds?: number; // to try again, whatever the reason
+  onWait?: (text: string) => void; // once, at the first try that failed
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+
+/** Options of {@linkcode converse}; their defaults are those of the command line. */
+export type ConverseOptions = {
+  echo?: boolean;
+  timeoutSeconds?: number; // in which no byte moves where one is waited for
+  stopWords?: string[]; // lines after which the server may close
+  onReady?: () => void; // at the start, and whenever all that was sent has come back
+  onWarning?: (text: string) => void;
+};
+
+/** What a conversation moved, in bytes. */
+export type ConversationTotals = { sent: number; echoed: number; seconds: number };
+
+/** A probe is a conversation, too: numbered lines, each sent after the echo of the one before. */
+class Probe {
+  readonly times: number[] = []; // round trips in ms
+  sent = 0;
+  startedAt = 0;
+  sentAt = 0; // the last of them
+  #ended = false;
+  #echoed = Promise.withResolvers<void>();
+  readonly #waiter = new Waiter();
+
+  /** The input of the conversation. */
+  async *lines(
+    { count, size, intervalSeconds }: { count: number; size: number; intervalSeconds: number },
+  ): AsyncGenerator<Uint8Array> {
+    let due = this.startedAt = performance.now();
+    while (this.sent < count && !this.#ended) {
+      const line = encoder.encode(`${`${++this.sent} `.padEnd(size - 1, ".")}\n`);
+      this.#echoed = Promise.withResolvers();
+      this.sentAt = performance.now();
+      yield line;
+      await this.#echoed.promise;
+      due = Math.max(due + intervalSeconds * 1000, performance.now());
+      if (this.sent < count) await this.#waiter.until(due, () => this.#ended);
+    }
+  }
+
+  /** All that was sent has come back. Returns the round trip of a line in ms, if it is one's. */
+  takeEcho(): number | undefined {
+    if (this.times.length === this.sent) return undefined; // nothing was sent yet
+    const ms = performance.now() - this.sentAt;
+    this.times.push(ms);
+    this.#echoed.resolve();
+    return ms;
+  }
+
+  /** Ends it once the line that is under way has come back. */
+  end(): void {
+    this.#ended = true;
+    this.#waiter.wake();
+  }
+}
+
+const NAME = "tcp_client";
+const HELP = `TCP echo client: sends sentences, prints their echoes, and checks them.
+
+Usage: deno run --allow-net=HOST:PORT tcp_client.ts [options] [message…]
+
+Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
+
+  -H, --host HOST          name or address of the server (default ${HOSTNAME})
+  -p, --port PORT          1 to 65535 (default ${PORT})
+      --timeout SECONDS    0.001 to 3600, to connect and for an echo (default ${TIMEOUT_SECONDS})
+      --wait SECONDS       0 to 86400, how long to try to connect (default 0)
+      --stop WORD…         line that lets the server close (default ${STOP_WORDS.join(", ")})
+      --no-stop            no line lets the server close first
+      --no-echo            expect no echo (task 1)
+  -c, --count N            1 to 1000000: send so many numbered lines, like ping
+  -i, --interval SECONDS   0 to 3600 from one to the next, at least (default 1)
+  -s, --size BYTES         16 to 65507 of each numbered line (default 64)
+  -q, --quiet              print no echoes
+      --json               print one JSON object a line
+      --trace              draw each socket call on stderr
+  -h, --help               print this
+  -V, --version            print the version`;
+
+/** The command line: its arguments, the keyboard or a pipe to `connect` and `converse`. */
 export async function main(args: string[]): Promise<number> {
-  if (showInfo(args)) return 0;
-  const options = parseOptions(args);
-  const { flags, values, numbers } = options;
-  const server = { hostname: values.host![0]!, port: numbers.port! };
-  const address = formatAddress(server);
-  const probing = isProbe(options);
-  const [timeoutSeconds, waitSeconds] = [numbers.timeout!, numbers.wait!];
-  const trace = (rung: Rung): void => console.error(formatRung("client", rung));
-  const onTrace = flags.has("trace") ? trace : undefined;
-  requireNet(address);
-  if (!probing) onSignals();
-  const conn = await connect({ ...server, timeoutSeconds, waitSeconds, onTrace });
-  try {
-    if (probing) {
-      return await showProbe(options, address, (show) => probe(conn, { ...show, onTrace }));
-    }
-    const { input, output, prompt, end } = openDialog(options, { byLine: false });
-    await converse(conn, input, output, {
-      echo: !flags.has("no-echo"),
-      stop: flags.has("no-stop") ? [] : values.stop!,
-      timeoutSeconds,
-      onReady: prompt,
-      onTrace: onTrace && ((rung) => {
-        end();
-        onTrace(rung);
-      }),
-    }).finally(end);
+  stdout.json = args.includes("--json");
+  const flags = parseArgs(args, {
+    boolean: ["no-stop", "no-echo", "quiet", "json", "trace", "help", "version"],
+    string: ["_", "host", "port", "timeout", "wait", "stop", "count", "interval", "size"],
+    collect: ["stop"],
+    alias: {
+      host: "H",
+      port: "p",
+      count: "c",
+      interval: "i",
+      size: "s",
+      quiet: "q",
+      help: "h",
+      version: "V",
+    },
+    default: {
+      host: HOSTNAME,
+      port: `${PORT}`,
+      timeout: `${TIMEOUT_SECONDS}`,
+      wait: "0",
+      stop: STOP_WORDS,
+      interval: "1",
+      size: "64",
+    },
+    unknown: (arg, name) => name === undefined || refuse(arg, args),
+  });
+  if (flags.help || flags.version) {
+    stdout.print(flags.help ? HELP : `${NAME} ${VERSION}`);
     return 0;
-  } finally {
-    conn.close(); // Step 1c.ii
-    onTrace?.({ step: "ii", call: "close()" });
   }
+  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
+  const hostname = toHost(flags.host);
+  const port = toNumber(["port", flags.port], { min: 1, max: 65_535 });
+  const timeoutSeconds = toNumber(["timeout", flags.timeout], {
+    min: 0.001,
+    max: 3_600,
+    whole: false,
+  });
+  const waitSeconds = toNumber(["wait", flags.wait], { min: 0, max: 86_400, whole: false });
+  const plan = toProbePlan(flags);
+  checkMessages(flags._);
+  requireNet(formatAddress({ hostname: hostname.replace(/%.*/, ""), port }));
+  if (!plan && Deno.pid === 1) onSignals(); // which no signal ends by itself
+  const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
+  const onTrace = (rung: Rung): void => {
+    prompt.end();
+    stderr.print(formatRung("client", rung));
+  };
+  const server = { hostname, port, timeoutSeconds, waitSeconds, onWait: warn };
+  const conn = await connect({ ...server, onTrace: flags.trace ? onTrace : undefined });
+  try {
+    if (plan) await probe(conn, { ...flags, ...plan, timeoutSeconds });
+    else await talk(conn, { ...flags, prompt, stopWords, timeoutSeconds });
+  } finally {
+    conn.close(); // Step 1c.ii: close the socket, as no more communication is intended.
+  }
+  return 0;
+}
+
+/** A conversation from the arguments, the keyboard or a pipe. */
+async function talk(
+  conn: Deno.TcpConn,
+  { _: words, prompt, quiet, "no-echo": noEcho, ...options }: {
+    _: string[];
+    prompt: Prompt;
+    quiet: boolean;
+    "no-echo": boolean;
+    stopWords: string[];
+    timeoutSeconds: number;
+  },
+): Promise<void> {
+  const output = openOutput(quiet);
+  try {
+    await converse(conn, openInput(words, prompt), output, {
+      ...options,
+      echo: !noEcho,
+      onReady: () => prompt.show(),
+      onWarning: (text) => {
+        prompt.end();
+        warn(text);
+      },
+    });
+  } finally {
+    await output.close().catch(() => {}); // or it failed, and so did the conversation
+    prompt.end();
+  }
+}
+
+/** A conversation of numbered lines; prints their round trips, and what they say together. */
+async function probe(
+  conn: Deno.TcpConn,
+  { quiet, trace, timeoutSeconds, ...plan }: ProbePlan & {
+    quiet: boolean;
+    trace: boolean;
+    timeoutSeconds: number;
+  },
+): Promise<void> {
+  const probe = new Probe();
+  const { times } = probe;
+  const server = formatAddress(conn.remoteAddr);
+  const said = (): string => `${probe.sent} sent, ${times.length} echoed`;
+  const endStatus = startStatus(quiet && !trace, said);
+  function onReady(): void {
+    const ms = probe.takeEcho();
+    if (ms === undefined || quiet) return;
+    const rtt_ms = toMicroseconds(ms);
+    printEcho({ event: "echo", seq: probe.sent, bytes: plan.size, rtt_ms }, server);
+  }
+  onSignals(() => probe.end());
+  try {
+    const lines = ReadableStream.from(probe.lines(plan));
+    await converse(conn, lines, new WritableStream(), { timeoutSeconds, stopWords: [], onReady });
+  } finally {
+    probe.end();
+    endStatus();
+    printSummary(said(), { sent: probe.sent, echoed: times.length }, times);
+    checkInterval(plan.intervalSeconds, probe.sent, probe.sentAt - probe.startedAt);
+  }
+}
+
+/** Where the echo goes: bytes to a pipe, safe text to a terminal, an event a line as JSON. */
+function openOutput(quiet: boolean): WritableStream<Uint8Array> {
+  const atTerminal = Deno.stdout.isTerminal();
+  const partial = new TextDecoder("utf-8", { ignoreBOM: true });
+  const lines = new LineAssembler();
+  function endLine(lineEnd: boolean): string {
+    const { start, bytes } = lines.take({ lineEnd });
+    return `${toJson({ event: "echo", bytes, ...preview(start, bytes) })}\n`;
+  }
+  function toEvents(echo: Uint8Array): string {
+    let events = "";
+    for (let start = 0, end; start < echo.length; start = end + 1) {
+      end = echo.indexOf(0x0a, start);
+      lines.add(echo.subarray(start, end < 0 ? undefined : end));
+      if (end < 0) break;
+      events += endLine(true);
+    }
+    lines.keep();
+    return events;
+  }
+  return new WritableStream({
+    async write(echo): Promise<void> {
+      if (quiet) return;
+      if (stdout.json) await writeOut(encoder.encode(toEvents(echo)));
+      else if (atTerminal) await writeOut(toTerminal(partial.decode(echo, { stream: true })));
+      else await writeOut(echo);
+    },
+    async close(): Promise<void> {
+      if (lines.bytes > 0) await writeOut(encoder.encode(endLine(false)));
+      await writeOut(toTerminal(partial.decode())); // of bytes that are no whole character
+    },
+  });
 }
 
 // ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
 
-const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
 const STATUS_MS = 200; // between two drawings of the live status
-const STEPS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
+const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
 const BAR_COLUMNS = 40; // of the longest bar of a histogram
+const LEFT_MS = 200; // behind a stop word, for input that is already on its way
+const LEFT = "input behind the stop word was not sent; --no-stop sends it";
 
-/** How to probe; the defaults are those of the command line. */
-export type ProbeOptions = {
-  count?: number; // probes, at most 1,000,000, as their times are kept; default 4
-  intervalSeconds?: number; // from one to the next; 0: once the echo is back, or 100 a second
-  size?: number; // bytes of each, 16 at least
-  timeoutSeconds?: number; // to wait for the last echoes
-  signal?: AbortSignal; // ends the probe
-  onEcho?: (echo: ProbeEcho) => void;
-  onProgress?: (book: ProbeBook) => void; // after each probe and each echo
-  onTrace?: ((rung: Rung) => void) | undefined;
-};
-/** One echo, as `--json` prints it. */
+/** What a probe sends: so many messages of so many bytes, one an interval. */
+type ProbePlan = { count: number; size: number; intervalSeconds: number };
+
+/** The probe that a command line asks for, if it does. @throws UsageError */
+function toProbePlan(
+  flags: {
+    _: string[];
+    count?: string | undefined;
+    size: string;
+    interval: string;
+    "no-echo": boolean;
+  },
+): ProbePlan | undefined {
+  const size = toNumber(["size", flags.size], { min: 16, max: 65_507 });
+  const bounds = { min: 0, max: 3_600, whole: false };
+  const intervalSeconds = toNumber(["interval", flags.interval], bounds);
+  if (flags.count === undefined) return undefined;
+  const count = toNumber(["count", flags.count], { min: 1, max: 1_000_000 });
+  const [word] = flags._;
+  if (word !== undefined) throw new UsageError(`--count sends numbers, and not ${quote(word)}`);
+  if (flags["no-echo"]) throw new UsageError("--count waits for echoes: without --no-echo");
+  return { count, size, intervalSeconds };
+}
+
+/** One echo of a probe, as `--json` prints it. */
 export type ProbeEcho = { event: "echo"; seq: number; bytes: number; rtt_ms: number };
+
 /** Round trips in ms: mdev is the standard deviation, as in ping; percentiles by nearest rank. */
-export type RoundTrips = Record<"min" | "avg" | "max" | "mdev" | "p50" | "p90" | "p99", number>;
-/** What became of the probes. */
-export type ProbeCounts = Record<
-  "sent" | "echoed" | "lost" | "duplicated" | "reordered" | "corrupt",
+export type RoundTrips = Record<
+  "min" | "avg" | "max" | "mdev" | "p50" | "p90" | "p99" | "jitter",
   number
 >;
 
-/** The book that a probe keeps: what was sent when, and what came back. */
-export class ProbeBook {
-  /** Round trips in ms, in order of arrival. */
-  readonly times: number[] = [];
-  readonly #run = hex(Math.floor(Math.random() * 2 ** 28), 7);
-  readonly #sentAt: number[] = []; // ms, by number, from 1
-  readonly #back = new Map<number, "whole" | "damaged">(); // by number
-  readonly #odd = { duplicated: 0, reordered: 0, corrupt: 0 };
-  /** What kept probes from being sent, if anything did. */
-  failure: Error | undefined;
-  #latest = 0; // the highest number that is back
-  #ended = false;
-  #wake = (): void => {};
-
-  /** An empty book. */
-  constructor(readonly options: ProbeOptions) {
-    options.signal?.addEventListener("abort", () => this.end(), { once: true });
-    this.#ended = options.signal?.aborted ?? false;
-  }
-
-  /** Probe number `seq`: unlike any other, and one line for a server that prints it. */
-  payload(seq: number): Uint8Array {
-    const { size = 64 } = this.options;
-    return encoder.encode(`${(this.#run + hex(seq, 8)).padEnd(size - 1, ".")}\n`);
-  }
-
-  /** Sends all probes in their time, then waits for the last echoes. */
-  async run(send: (payload: Uint8Array) => Promise<void>): Promise<void> {
-    const { count = 4, intervalSeconds = 1, timeoutSeconds = 5, onProgress } = this.options;
-    const timeoutMs = timeoutSeconds * 1000;
-    for (let seq = 1, next = performance.now(); seq <= count && !this.#ended; seq++) {
-      const payload = this.payload(seq);
-      this.#sentAt[seq] = performance.now();
-      let sent = false;
-      send(payload).then(() => sent = true, (error) => this.end(error)).finally(() => this.#wake());
-      await this.#wait(performance.now() + timeoutMs, () => sent);
-      if (!sent) return this.end(new Error(`nothing more is taken for ${timeoutSeconds} s`));
-      onProgress?.(this);
-      if (seq === count) break;
-      next = Math.max(next + intervalSeconds * 1000, performance.now()); // late ones in no burst
-      if (intervalSeconds > 0) await this.#wait(next, () => false);
-      else await this.#wait(next + FLOOD_MS, () => this.#back.has(seq));
-    }
-    const allBack = (): boolean => this.counts().lost === 0;
-    await this.#wait(performance.now() + timeoutMs, allBack);
-  }
-
-  /** Until then, or until it is done; but what came meanwhile is taken in any case. */
-  async #wait(until: number, done: () => boolean): Promise<void> {
-    while (!done() && !this.#ended) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      this.#wake = resolve;
-      const timer = setTimeout(resolve, Math.max(until - performance.now(), 0));
-      await promise;
-      clearTimeout(timer);
-      if (performance.now() >= until) break;
-    }
-  }
-
-  /** Takes what came back: an echo, one more of the same, one overtaken, or other bytes. */
-  receive(bytes: Uint8Array): void {
-    const now = performance.now();
-    const seq = parseInt(decoder.decode(bytes.subarray(7, 15)), 16);
-    const sentAt = this.#sentAt[seq];
-    const before = this.#back.get(seq);
-    if (sentAt === undefined || !sameBytes(bytes, this.payload(seq))) {
-      this.#odd.corrupt++;
-      if (sentAt !== undefined && !before) this.#back.set(seq, "damaged");
-    } else if (before === "whole") this.#odd.duplicated++;
-    else {
-      this.#back.set(seq, "whole");
-      this.times.push(now - sentAt);
-      if (seq < this.#latest) this.#odd.reordered++;
-      this.#latest = Math.max(this.#latest, seq);
-      const rtt_ms = round(now - sentAt);
-      this.options.onEcho?.({ event: "echo", seq, bytes: bytes.length, rtt_ms });
-    }
-    this.options.onProgress?.(this);
-    this.#wake();
-  }
-
-  /** Ends the probe before its time, perhaps as it failed. */
-  end(failure?: Error): void {
-    if (!this.#ended) this.failure ??= failure;
-    this.#ended = true;
-    this.#wake();
-  }
-
-  /** The counts so far. Lost is what did not come back, not even damaged. */
-  counts(): ProbeCounts {
-    const sent = Math.max(this.#sentAt.length - 1, 0);
-    return { sent, echoed: this.times.length, lost: sent - this.#back.size, ...this.#odd };
-  }
-}
-
-/** The figures of some round trips in ms; none of no round trip. */
-export function roundTrips(times: number[]): RoundTrips | undefined {
-  if (times.length === 0) return undefined;
+/** The figures of some round trips in ms; jitter is the mean difference of one to the next. */
+export function roundTrips(times: number[]): RoundTrips {
   const sorted = times.toSorted((a, b) => a - b);
-  const mean = (values: number[]): number => values.reduce((a, b) => a + b) / values.length;
+  const mean = (values: number[]): number =>
+    values.reduce((sum, value) => sum + value, 0) / Math.max(values.length, 1);
   const rank = (share: number): number => sorted[Math.ceil(share * sorted.length) - 1]!;
   const avg = mean(times);
-  const mdev = Math.sqrt(mean(times.map((time) => (time - avg) ** 2)));
-  const [min, max, p50, p90, p99] = [sorted[0]!, sorted.at(-1)!, rank(0.5), rank(0.9), rank(0.99)];
-  const figures = Object.entries({ min, avg, max, mdev, p50, p90, p99 });
-  return Object.fromEntries(figures.map(([name, ms]) => [name, round(ms)])) as RoundTrips;
-}
-
-/** What a probe found, for people or as JSON. */
-function formatSummary(book: ProbeBook, json: boolean): string {
-  const counts = book.counts();
-  const rtt = roundTrips(book.times);
-  if (json) return toJson({ event: "summary", ...counts, ...(rtt && { rtt_ms: rtt }) });
-  const text = Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
-  if (!rtt) return text;
-  const figures = Object.values(rtt).map((ms) => ms.toFixed(3));
-  const moments = `rtt min/avg/max/mdev = ${figures.slice(0, 4).join("/")} ms`;
-  const percentiles = `    p50/p90/p99 = ${figures.slice(4).join("/")} ms`;
-  return [text, moments, percentiles, ...histogram(book.times)].join("\n");
-}
-
-/** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 … */
-function histogram(times: number[]): string[] {
-  const counts = STEPS_MS.map(() => 0);
-  for (const time of times) {
-    const step = STEPS_MS.findIndex((ms) => time <= ms);
-    counts[step < 0 ? counts.length - 1 : step]!++;
-  }
-  const most = counts.reduce((a, b) => Math.max(a, b));
-  return STEPS_MS.map((ms, i) => {
-    const [number, unit] = ms < 1 ? [ms * 1000, "µs"] : ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
-    const bar = "█".repeat(Math.ceil(counts[i]! / most * BAR_COLUMNS));
-    const label = `${Math.round(number)} ${unit}`.padStart(6);
-    return `  to ${label} ${String(counts[i]).padStart(7)} ${bar}`.trimEnd();
-  }).slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
-}
-
-/** Whether a command line asks for a probe. @throws UsageError where it asks for more besides */
-function isProbe({ words, flags, numbers }: Options): boolean {
-  if (!numbers.count) return false;
-  if (words.length > 0) throw new UsageError(`--count sends probes, and not ${quote(words[0]!)}`);
-  if (flags.has("no-echo")) throw new UsageError("--count waits for echoes: without --no-echo");
-  return true;
-}
-
-/** Shows a probe as it runs, then what it found; the first SIGINT ends it. Returns the exit code. */
-async function showProbe(
-  { flags, numbers }: Options,
-  server: string,
-  probe: (options: ProbeOptions) => Promise<ProbeBook>,
-): Promise<number> {
-  const json = flags.has("json");
-  const interrupt = new AbortController();
-  onSignals(() => interrupt.abort());
-  const status = (text: string): void => {
-    if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${text}`));
+  const figures = {
+    min: sorted[0]!,
+    avg,
+    max: sorted.at(-1)!,
+    mdev: Math.sqrt(mean(times.map((time) => (time - avg) ** 2))),
+    p50: rank(0.5),
+    p90: rank(0.9),
+    p99: rank(0.99),
+    jitter: mean(times.slice(1).map((time, i) => Math.abs(time - times[i]!))),
   };
-  let lines = "";
-  let writing = Promise.resolve();
-  /** Writes what is there by then: a stdout that is not read holds up neither probe nor signal. */
-  async function writeLines(): Promise<void> {
-    const text = lines;
-    lines = "";
-    if (text !== "") await writeOut(encoder.encode(text));
-  }
-  function print(line: string): void {
-    lines += `${line}\n`;
-    writing = writing.then(writeLines);
-    writing.catch(() => interrupt.abort()); // nobody reads on
-  }
-  let current: ProbeBook | undefined;
-  const ticker = setInterval(() => { // not with each probe: drawing would be part of its time
-    const { sent, echoed, lost } = current?.counts() ?? { sent: 0, echoed: 0, lost: 0 };
-    status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
-  }, STATUS_MS);
-  const book = await probe({
-    count: numbers.count!,
-    intervalSeconds: numbers.interval!,
-    size: numbers.size!,
-    timeoutSeconds: numbers.timeout!,
-    signal: interrupt.signal,
-    onProgress: (book) => current = book,
-    onEcho: (echo) => {
-      if (flags.has("quiet")) return;
-      status("");
-      const time = echo.rtt_ms.toFixed(3);
-      const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${time} ms`;
-      print(json ? toJson(echo) : line);
-    },
-  }).finally(() => {
-    clearInterval(ticker);
-    status("");
-  });
-  print(formatSummary(book, json));
-  await writing;
-  if (book.failure) throw book.failure;
-  const { sent, echoed, corrupt } = book.counts();
-  return echoed === sent && corrupt === 0 ? 0 : 1;
+  const rounded = Object.entries(figures).map(([name, ms]) => [name, toMicroseconds(ms)]);
+  return Object.fromEntries(rounded) as RoundTrips;
 }
 
-/** Where sentences come from: the arguments, the keyboard or a pipe. And where echoes go. */
-type Dialog = {
-  input: ReadableStream<Uint8Array>;
-  output: WritableStream<Uint8Array>;
-  prompt: () => void;
-  end: () => void; // ends the line of a prompt that nobody answered
-};
-
-/** The dialog that a command line asks for. Its output takes bytes as they come, or line by line. */
-function openDialog({ words, flags }: Options, { byLine }: { byLine: boolean }): Dialog {
-  const typing = words.length === 0 && Deno.stdin.isTerminal();
-  const partial = new TextDecoder("utf-8", { ignoreBOM: true });
-  let prompted = false;
-  const typed = new TransformStream<Uint8Array, Uint8Array>({
-    transform(line, controller): void {
-      prompted = false;
-      controller.enqueue(line);
-    },
-  });
-  function show(echo: Uint8Array): Uint8Array {
-    if (!flags.has("json") && !Deno.stdout.isTerminal()) return echo; // byte-exact
-    const text = partial.decode(echo, { stream: !byLine });
-    if (!flags.has("json")) return encoder.encode(text.split("\n").map(escape).join("\n"));
-    const end = byLine && text.endsWith("\n") ? 1 : 0;
-    const said = { bytes: echo.length - end, text: text.slice(0, text.length - end) };
-    return encoder.encode(`${toJson({ event: "echo", ...said })}\n`);
-  }
-  return {
-    input: words.length > 0
-      ? ReadableStream.from([encoder.encode(words.map((word) => `${word}\n`).join(""))])
-      : typing
-      ? Deno.stdin.readable.pipeThrough(typed)
-      : Deno.stdin.readable,
-    output: new WritableStream({
-      async write(echo): Promise<void> {
-        if (!flags.has("quiet")) await writeOut(show(echo));
-      },
-    }),
-    prompt: () => {
-      if (typing) Deno.stderr.writeSync(encoder.encode("> "));
-      prompted = typing;
-    },
-    end: () => {
-      if (prompted) console.error();
-      prompted = false;
-    },
-  };
-}
-
-function hex(number: number, digits: number): string {
-  return number.toString(16).padStart(digits, "0");
-}
-
-/** To the microsecond. */
-function round(ms: number): number {
+/** In ms, to the microsecond. */
+function toMicroseconds(ms: number): number {
   return Math.round(ms * 1000) / 1000;
 }
 
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+/** Prints an echo of a probe. */
+function printEcho(echo: ProbeEcho, server: string): void {
+  const time = echo.rtt_ms.toFixed(3);
+  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq} time=${time} ms`;
+  stdout.print(stdout.json ? toJson(echo) : line);
+}
+
+/** Prints what a probe found: its counts, which `text` says to people, and its round trips. */
+function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
+  const event = {
+    event: "summary",
+    ...counts,
+    ...(times.length > 0 && { rtt_ms: roundTrips(times) }),
+  };
+  if (stdout.json) return stdout.print(toJson(event), { ending: true });
+  stdout.print(text, { ending: true });
+  if (times.length === 0) return;
+  const [min, avg, max, mdev, p50, p90, p99, jitter] = Object.values(roundTrips(times))
+    .map((ms) => ms.toFixed(3));
+  stdout.print(`rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms`, { ending: true });
+  stdout.print(`    p50/p90/p99 = ${p50}/${p90}/${p99} ms, jitter = ${jitter} ms`, {
+    ending: true,
+  });
+  for (const bar of histogram(times)) stdout.print(bar, { ending: true });
+}
+
+/** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 …; the last has no upper end. */
+function histogram(times: number[]): string[] {
+  const counts = [...BARS_MS, Infinity].map(() => 0);
+  for (const time of times) {
+    const step = BARS_MS.findIndex((ms) => time <= ms);
+    counts[step < 0 ? BARS_MS.length : step]!++;
+  }
+  const most = Math.max(...counts);
+  const bars = counts.map((count, i) => {
+    const ms = BARS_MS[i] ?? BARS_MS.at(-1)!;
+    const [number, unit] = ms < 1 ? [ms * 1000, "µs"] : ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
+    const label = `${i < BARS_MS.length ? "to" : "over"} ${Math.round(number)} ${unit}`.padStart(
+      10,
+    );
+    return `${label} ${String(count).padStart(7)} ${
+      "█".repeat(Math.ceil(count / most * BAR_COLUMNS))
+    }`.trimEnd();
+  });
+  return bars.slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
+}
+
+/** Says so if probes went out in longer intervals than was asked for. */
+function checkInterval(seconds: number, sent: number, ms: number): void {
+  const real = ms / 1000 / Math.max(sent - 1, 1);
+  if (seconds === 0 || ms < 100 || real < 1.1 * seconds) return;
+  warn(`the interval of ${seconds} s could not be kept: it was ${real.toPrecision(2)} s`);
+}
+
+/** Shows how a probe gets on, where its echoes are not printed; returns what ends that. */
+function startStatus(shown: boolean, status: () => string): () => void {
+  if (!shown || !Deno.stderr.isTerminal()) return () => {};
+  const draw = (text: string): void => stderr.print(`\r\x1b[K${text}`, { end: "" });
+  const ticker = setInterval(() => draw(status()), STATUS_MS);
+  return () => {
+    clearInterval(ticker);
+    draw("");
+  };
+}
+
+/** Waits for a time to come or something to happen, whichever is first. */
+class Waiter {
+  wake: () => void = () => {};
+
+  /** Until `time`, of performance.now(), or until `done` holds when it is woken. */
+  async until(time: number, done: () => boolean): Promise<void> {
+    while (!done() && performance.now() < time) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const timer = setTimeout(resolve, time - performance.now());
+      this.wake = resolve;
+      await promise;
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** The prompt of a person who types; there is none for a pipe. */
+class Prompt {
+  #unanswered = false;
+
+  constructor(readonly shown: boolean) {}
+
+  show(): void {
+    if (this.shown) stderr.print("> ", { end: "" });
+    this.#unanswered = this.shown;
+  }
+
+  answer(): void {
+    this.#unanswered = false;
+  }
+
+  /** Ends the line of a prompt that nobody answered. */
+  end(): void {
+    if (this.#unanswered) stderr.print("");
+    this.#unanswered = false;
+  }
+}
+
+/** What is said: the arguments, a line each; or else what is typed or comes through a pipe. */
+function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> {
+  async function* read(): AsyncGenerator<Uint8Array> {
+    for (const word of words) yield encoder.encode(`${word}\n`);
+    if (words.length > 0) return;
+    try {
+      for await (const typed of Deno.stdin.readable) {
+        prompt.answer();
+        yield typed;
+      }
+    } catch (cause) {
+      throw cannot("read stdin", cause);
+    }
+  }
+  return ReadableStream.from(read());
+}
+
+/** Writes to stdout what must not be lost: whoever reads it slowly is waited for. */
+async function writeOut(bytes: Uint8Array): Promise<void> {
+  try {
+    await writeAll(Deno.stdout, bytes);
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
+}
+
+/** Text for a terminal, in which line ends and tabs have their usual meaning. */
+function toTerminal(text: string): Uint8Array {
+  return encoder.encode(
+    text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part)).join(""),
+  );
+}
+
+/** @throws UsageError for a message with bytes that a command line cannot hold */
+function checkMessages(words: string[]): void {
+  const broken = words.find((word) => word.includes("\ufffd"));
+  if (broken === undefined) return;
+  throw new UsageError(`${quote(broken)} has bytes that are no UTF-8: send them through a pipe`);
+}
+
+/** What `promise` gives; nothing after `ms`, once what came by then is read. */
+async function within<T>(
+  ms: number,
+  promise: Promise<T>,
+  readAll: () => Promise<void> = turn,
+): Promise<T | undefined> {
+  const late = Promise.withResolvers<undefined>();
+  const timer = setTimeout(() => readAll().then(() => late.resolve(undefined)), ms);
+  try {
+    return await Promise.race([promise, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+// ---- The same in both TCP scripts, to the letter: tests/cli_test.ts compares them. ----
+
+/** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
+type Sentence = { start: Uint8Array; bytes: number };
+
+const NO_BYTES = new Uint8Array();
+
+/** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
+class LineAssembler {
+  #start: Uint8Array = NO_BYTES;
+  #last = 0; // byte
+  bytes = 0; // of the line so far
+
+  add(piece: Uint8Array): void {
+    if (piece.length === 0) return;
+    const room = PREVIEW_BYTES + 1 - this.#start.length;
+    if (this.bytes === 0) this.#start = piece.subarray(0, room);
+    else if (room > 0) this.#start = joinBytes(this.#start, piece.subarray(0, room));
+    this.#last = piece.at(-1)!;
+    this.bytes += piece.length;
+  }
+
+  /** Makes what it has its own, before the buffer is read into again. */
+  keep(): void {
+    this.#start = this.#start.slice();
+  }
+
+  /** The line that was added; at a line end, without the CR of CRLF. */
+  take({ lineEnd }: { lineEnd: boolean }): Sentence {
+    const bytes = this.bytes - (lineEnd && this.#last === 0x0d ? 1 : 0);
+    const start = this.#start.subarray(0, bytes);
+    [this.#start, this.#last, this.bytes] = [NO_BYTES, 0, 0];
+    return { start, bytes };
+  }
+}
+
+function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
+  const joined = new Uint8Array(a.length + b.length);
+  joined.set(a);
+  joined.set(b, a.length);
+  return joined;
 }
 
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const VERSION = "1.0.0";
-const WRITE_RETRY_MS = 10; // where stdout is full and does not block
+const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
+const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
+const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
+const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const GATHER_MS = 10; // between two such writes: many lines for the price of one
+const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
-const UNSAFE = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
-/** An option in HELP: letter, name; if it takes a value, its kind, … for several, bounds, default. */
-const OPTION =
-  /(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?(?: +([\d.]+) to (\d+))?(?:.*default (.+)\))?)?/g;
+/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+/** Our words for common codes: the system's differ from system to system, or are translated. */
+const REASONS: Record<string, string> = {
+  EADDRINUSE: "address already in use",
+  EADDRNOTAVAIL: "no such address on this machine",
+  ECONNREFUSED: "connection refused",
+  ECONNRESET: "connection reset by peer",
+  EHOSTUNREACH: "no route to host",
+  EMFILE: "too many open files",
+  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
+  ENETUNREACH: "network unreachable",
+  ENOTFOUND: "name not found",
+  ETIMEDOUT: "connection timed out",
+};
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
 
-/** A command line: its words, the flags that are set, the values of options, the numbers of some. */
-type Options = {
-  words: string[];
-  flags: Set<string>;
-  values: Record<string, string[]>;
-  numbers: Record<string, number>;
-};
-
-/** parseArgs, made strict: it knows what HELP lists, bounds and defaults included, and no more. */
-function parseOptions(args: string[]): Options {
-  const known = [...HELP.matchAll(OPTION)]
-    .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
-  const takers = known.filter(({ kind }) => kind);
-  const end = [...args, "--"].indexOf("--"); // behind it there are only words
-  const flags = new Set<string>();
-  const unknown: string[] = [];
-  let lack = ""; // what to say of the option before, if its value is not next
-  // To parseArgs, a flag may have a value, and the value of an option may be an option behind it.
-  const plain = args.slice(0, end).flatMap((arg) => {
-    const [, name, letter, tail = ""] = /^-(?:-([^=]+)|([^-]))(.*)$/s.exec(arg) ?? [];
-    const option = known.find((option) =>
-      name ? name === option.name : letter && letter === option.letter
-    );
-    if (lack && arg.startsWith("-")) throw new UsageError(`${lack}, but got ${quote(arg)}`);
-    lack = option?.kind && !tail ? `--${option.name} needs a value, ${option.kind}` : "";
-    if (!name && !letter) return [arg];
-    if (option?.kind) return [`--${option.name}${tail && tail.replace(/^=?/, "=")}`];
-    if (option && !tail) flags.add(option.name);
-    else unknown.push(arg);
-    return [];
-  });
-  const given = parseArgs([...plain, ...args.slice(end)], {
-    string: ["_", ...takers.map(({ name }) => name)],
-    collect: takers.map(({ name }) => name),
-  });
-  const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
-  for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
-    const values = given[name] as string[];
-    if (values.some((value) => value.trim() === "")) {
-      throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
-    }
-    if (values.length > 1 && !many) {
-      const shown = values.map(quote).join(" and ");
-      throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
-    }
-    options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
-    const [text] = options.values[name];
-    if (max && text) options.numbers[name] = toNumber(text, { name, kind, min, max });
-  }
-  if (!HELP.includes("[message…]")) unknown.push(...options.words);
-  if (unknown.length === 0) return options;
-  throw new UsageError(`unexpected ${quote(unknown[0]!)}; --help lists what is allowed`);
+/** Ends parseArgs at what its table does not know. @throws UsageError */
+function refuse(arg: string, args: string[]): never {
+  const option = args[args.indexOf(arg) - 1] ?? "";
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
+  throw new UsageError(`${what}; --help lists what is allowed`);
 }
 
-/** @throws UsageError unless `text` is a number in the bounds of its option */
-function toNumber(text: string, option: Record<"name" | "kind" | "min" | "max", string>): number {
-  const { name, kind, min, max } = option;
-  const whole = !["SECONDS", "MS", "P"].includes(kind);
+/** The value of a numeric option. @throws UsageError out of its bounds */
+function toNumber(
+  [name, text]: [name: string, text: string],
+  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+): number {
   const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= Number(min) && number <= Number(max)) return number;
+  if (number >= min && number <= max) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} must be ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+}
+
+/** A host without the brackets of an IPv6 address. @throws UsageError */
+function toHost(text: string): string {
+  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
+  return text.replace(/^\[(.*:.*)\]$/, "$1");
+}
+
+/** Stop words that a sentence can be. @throws UsageError */
+function toStopWords(words: string[]): string[] {
+  const isWord = (word: string): boolean => {
+    const { length } = encoder.encode(trimBlanks(word));
+    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
+  };
+  const wrong = words.find((word) => !isWord(word));
+  if (wrong === undefined) return words;
+  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+}
+
+/** Without the ASCII blanks around it. */
+function trimBlanks(text: string): string {
+  return /[^\t-\r ](?:[^]*[^\t-\r ])?/.exec(text)?.[0] ?? "";
+}
+
+/** Whether a sentence, but for the blanks around it, is one of `stopWords`. */
+function isStopWord(sentence: Uint8Array, stopWords: string[]): boolean {
+  if (stopWords.length === 0 || sentence.length > PREVIEW_BYTES) return false;
+  return stopWords.includes(trimBlanks(decoder.decode(sentence)));
+}
+
+/** What is shown of a sentence of `bytes` bytes that begins with `start`, and how many are not. */
+function preview(start: Uint8Array, bytes: number): { text: string; more?: number } {
+  if (bytes <= PREVIEW_BYTES) return { text: decoder.decode(start) };
+  let end = PREVIEW_BYTES;
+  while (end > PREVIEW_BYTES - 3 && (start[end]! & 0xc0) === 0x80) end--; // not within a character
+  return { text: decoder.decode(start.subarray(0, end)), more: bytes - end };
 }
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  return text.replace(UNSAFE, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+  return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
 function quote(text: string): string {
   return `"${escape(text)}"`;
 }
 
-/** One line of JSON, as safe to see as escaped text. */
-function toJson(value: unknown): string {
-  const hex = (char: string): string => char.charCodeAt(0).toString(16).padStart(4, "0");
-  return JSON.stringify(value).replace(UNSAFE, (char) => `\\u${hex(char)}`);
+/** An event as one line of JSON, as safe to see as escaped text. */
+function toJson(event: Record<string, unknown>): string {
+  const hex = (unit: string): string => unit.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify({ time: new Date().toISOString(), ...event })
+    .replace(UNSAFE, (char) => char.replace(/[^]/g, (unit) => `\\u${hex(unit)}`));
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** `127.0.0.1:12000`, `[::1]:12000`. */
@@ -715,10 +933,13 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
-/** What the system says of a failure, to end a sentence with: `connection refused`. */
+/** Why a call failed, to end a sentence with: `connection refused`. */
 function reasonOf(error: unknown): string {
-  const reason = error instanceof Error ? error.message : String(error);
-  return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
+  const { message = String(error), code = "" } = error as { message?: string; code?: string };
+  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
+  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
+  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
+  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -730,15 +951,19 @@ function cannot(what: string, cause: unknown, hint = ""): Error {
 function requireNet(...hosts: string[]): void {
   for (const host of hosts) {
     if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
-    throw new Error(`no permission to use ${host}. Add --allow-net=${hosts}`);
+    const where = Deno.build.standalone
+      ? "at deno compile"
+      : "behind deno run, or at deno install for an installed command,";
+    throw new Error(`no permission to use ${host}: ${where} add --allow-net=${hosts}`);
   }
 }
 
-/** SIGINT and SIGTERM: the first calls `stop`; the second, or one without `stop`, ends at once. */
+/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
-  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
-    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // not to be had there
-    Deno.addSignalListener(signal, () => {
+  const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
+  const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
+    Deno.addSignalListener(signal as Deno.Signal, () => {
       if (!stop) Deno.exit(code);
       stop();
       stop = undefined;
@@ -746,8 +971,143 @@ function onSignals(stop?: () => void): void {
   }
 }
 
+/** One turn of the event loop: after a pause, timers come before what lies in the sockets. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
+async function writeAll(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
+  for (let rest = bytes; rest.length > 0;) {
+    try {
+      rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      await sleep(GATHER_MS);
+    }
+  }
+}
+
+/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+class Output {
+  json = false; // whether events are printed as JSON
+  failed = false; // as the disk is full, or the terminal is gone
+  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
+  #waiting = "";
+  #dropped = 0; // lines
+  #written = 0; // times
+  #writing: Promise<void> | undefined;
+
+  constructor(readonly name: "stdout" | "stderr") {
+    this.closed.promise.catch(() => {}); // who must know waits for it
+  }
+
+  print(line: string, { end = "\n", ending = false } = {}): void {
+    const text = line + end;
+    const most = ending ? MAX_ENDINGS : MAX_WAITING;
+    if (this.#waiting.length + text.length <= most) this.#waiting += text;
+    else this.#dropped++;
+    this.#writing ??= this.#write();
+  }
+
+  async #write(): Promise<void> {
+    while (this.#waiting !== "") {
+      const [text, dropped] = [this.#waiting, this.#dropped];
+      [this.#waiting, this.#dropped] = ["", 0];
+      try {
+        for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
+          await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
+          rest = rest.subarray(WRITE_BYTES);
+        }
+      } catch (error) {
+        if (error instanceof Deno.errors.BrokenPipe) return this.closed.reject(error);
+        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+        this.failed = true;
+      }
+      if (dropped > 0) warn(`${this.name} is read too slowly: ${plural(dropped, "line")} dropped`);
+      if (this.#waiting.length < WRITE_BYTES) await sleep(GATHER_MS);
+    }
+    this.#writing = undefined;
+  }
+
+  /** Waits until all is written, or nobody reads it. */
+  async flush(): Promise<void> {
+    for (let before = -1; this.#writing && before < this.#written;) {
+      before = this.#written;
+      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
+    }
+    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
+    if (lost > 0) stderr.print(`${NAME}: ${this.name} is not read: over ${lost} lines lost`);
+  }
+}
+
+const stdout = new Output("stdout");
+const stderr = new Output("stderr");
+
+/** What a person is told on stderr; under --json it is an event on stdout, too. */
+function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
+  stderr.print(`${NAME}: ${escape(text)}`);
+  if (stdout.json) stdout.print(toJson({ event, text }));
+}
+
 /** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
 export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+
+/** The handout's step of each call, and whom to tell of it. */
+type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
+
+/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
+function traced<T extends object>(socket: T, { steps, onTrace }: Trace): T {
+  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn & Deno.DatagramConn;
+  const toText = (address: unknown): string => formatAddress(address as Deno.NetAddr);
+  const peer = inner.remoteAddr ? { peer: toText(inner.remoteAddr) } : {};
+  const tell = (name: string, rung: Omit<Rung, "step">): void =>
+    onTrace({ step: steps[name]!, ...peer, ...rung });
+  const calls: Record<string | symbol, unknown> = {
+    async accept(): Promise<Deno.TcpConn> {
+      const conn = traced(await inner.accept(), { steps, onTrace });
+      tell("accept", { call: "accept()", peer: toText(conn.remoteAddr) });
+      return conn;
+    },
+    async read(buffer: Uint8Array): Promise<number | null> {
+      const size = await inner.read(buffer);
+      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
+      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
+      return size;
+    },
+    write(bytes: Uint8Array): Promise<number> {
+      tell("write", { call: `write(${bytes.length})`, bytes });
+      return inner.write(bytes);
+    },
+    closeWrite(): Promise<void> {
+      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
+      return inner.closeWrite();
+    },
+    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
+      const [bytes, from] = await inner.receive(buffer);
+      tell("receive", { call: `receive() = ${bytes.length}`, peer: toText(from), bytes });
+      return [bytes, from];
+    },
+    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
+      tell("send", { call: `send(${bytes.length})`, peer: toText(to), bytes });
+      return inner.send(bytes, to);
+    },
+    close(): void {
+      tell("close", { call: "close()", ...(inner.addr && { note: toText(inner.addr) }) });
+      inner.close();
+    },
+  };
+  return new Proxy(socket, {
+    get(target, name): unknown {
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
+    },
+  });
+}
 
 /** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
 function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
@@ -761,38 +1121,19 @@ function formatRung(side: "client" | "server", { step, call, peer, bytes, note }
   return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
 }
 
-/** Writes all of `bytes` to stdout: one call may take fewer, and a full pipe may refuse to block. */
-async function writeOut(bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
-    try {
-      rest = rest.subarray(await Deno.stdout.write(rest));
-    } catch (error) {
-      if (error instanceof Deno.errors.BrokenPipe) throw error; // as behind `| head`
-      if (!(error instanceof Deno.errors.WouldBlock)) throw cannot("write to stdout", error);
-      await new Promise((resolve) => setTimeout(resolve, WRITE_RETRY_MS));
-    }
-  }
-}
-
-/** Prints what `--help` or `--version` ask for, whatever stands beside; tells whether they did. */
-function showInfo(args: string[]): boolean {
-  const asks = (...flags: string[]): boolean =>
-    args.slice(0, [...args, "--"].indexOf("--")).some((arg) => flags.includes(arg));
-  if (asks("-h", "--help")) console.log(HELP.trimEnd());
-  else if (asks("-V", "--version")) console.log(`${NAME} ${VERSION}`);
-  else return false;
-  return true;
-}
-
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
+  let code = 1;
   try {
-    Deno.exit(await main(Deno.args));
+    code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
+    if (error instanceof UsageError) code = 2;
     const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${escape(text)}`);
-    Deno.exit(error instanceof UsageError ? 2 : 1);
+    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
   }
+  await stdout.flush();
+  await stderr.flush();
+  Deno.exit(code || Number(stdout.failed));
 }
 
 if (import.meta.main) await run(main);

@@ -1,75 +1,346 @@
 #!/usr/bin/env -S deno run --allow-net=127.0.0.1:12000
 /**
  * TCP echo server: prints each sentence it receives and echoes every byte (RFC 862), for many
- * clients at once, until a client says `stop`. It is the server of the lab's tasks 1 to 3; "Step 1"
- * to "Step 6" in the comments are the handout's steps of a TCP server.
+ * clients at once. A client that says `stop` has its connection closed. It is the server of the
+ * lab's tasks 1 to 3; "Step 1" to "Step 6" are the handout's steps of a TCP server.
  *
  * ```sh
  * deno run --allow-net=127.0.0.1:12000 tcp_server.ts
  * ncat 127.0.0.1 12000 # an independent client to try it with
  * ```
  *
- * Exit codes: 0 orderly stop; 1 failure; 2 wrong use; 130 or 143 a second SIGINT or SIGTERM.
+ * UNP is Stevens, _UNIX Network Programming_. Exit codes: 0 orderly stop; 1 failure; 2 wrong use;
+ * 130, 143 or 129 a second SIGINT, SIGTERM or SIGHUP.
  *
  * @module
  */
 
-import { parseArgs } from "@std/cli/parse-args";
+import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 
-const NAME = "tcp_server";
-const HELP = `TCP echo server: prints each sentence and echoes every byte.
+// The defaults: of the command line, of serve() and in the help text.
+const HOSTNAME = "127.0.0.1"; // this machine only
+const PORT = 12_000; // those below 1024 are reserved
+const STOP_WORDS = ["stop", "exit"]; // a line that is one of these closes its connection
 
-Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
+const BUFFER_BYTES = 4_096; // a connection, so that 10,000 idle ones fit in 150 MiB
+const LARGE_BUFFER_BYTES = 65_536; // one that has more to say: a sixteenth of the calls
+const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
+const LINES_A_TURN = 256; // then others have theirs: a read may bring 65,536 lines
+const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
+const SWEEP_MS = 100; // between two looks for who is silent
+const GRACE_SWEEPS = 50; // 5 s for a client to take its last echoes and close
+const TELL_SWEEPS = 5; // of a shutdown, then it says what it waits for
 
-  -H, --host HOST          address to listen on (default 127.0.0.1)
-  -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default 12000)
-      --stop WORD…         a line to close its connection (default stop, exit)
-      --no-stop            no line is a command: plain RFC 862
-      --no-echo            print only (task 1)
-      --once               end after the first connection
-      --idle SECONDS       0 to 86400 of silence close it; 0: never (default 0)
-      --max-connections N  1 to 1000000 at once; others wait (default 4096)
-      --reuse-port         share the port with other processes (Linux only)
-  -q, --quiet              print no connections and sentences
-      --json               print one JSON object a line
-      --trace              draw each socket call on stderr
-  -h, --help               print this
-  -V, --version            print the version
-`;
+/** Starts a TCP echo server. @throws Error naming the address; its cause is of `Deno.listen` */
+export function serve(options: ServeOptions = {}): EchoServer {
+  const { hostname = HOSTNAME, port = PORT, reusePort = false, onTrace } = options;
+  let listener: Deno.TcpListener;
+  try {
+    // Step 1: create a TCP socket. Step 2: attach it to an address and a port. Step 3: listen for
+    // connection requests. In Deno these three are one call.
+    listener = Deno.listen({ transport: "tcp", hostname, port, reusePort });
+  } catch (cause) {
+    throw cannot(`listen on ${formatAddress({ hostname, port })}`, cause);
+  }
+  onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) });
+  const steps = { accept: "4", read: "5", write: "5", closeWrite: "6", close: "6" };
+  return new Server(onTrace ? traced(listener, { steps, onTrace }) : listener, options).start();
+}
 
-const READ_BYTES = 4_096; // of buffer a connection, so that 10,000 idle ones fit in 150 MiB
-const BULK_BYTES = 65_536; // of buffer for one that fills the small one: a sixteenth of the calls
-const BULK_BUFFERS = 16; // of these in the whole server, each made when it is needed
-const SWEEP_MS = 100; // between two looks for silent and overdue connections
-const QUIET_MS = 100; // of silence: nothing more is on its way to a server that shuts down
-const LAST_MS = 1_000; // before it cuts all off, it half-closes what is silent while others are not
-const GRACE_MS = 5_000; // for a peer to take its last echoes and close, before it is cut off
-const ACCEPT_RETRY_MS = 100; // when out of descriptors; retrying at once takes a whole core
-const NEWLINE = 0x0a;
-const NO_BYTES = new Uint8Array();
+/** What `serve` starts: a listener and its connections. */
+class Server {
+  readonly #listener: Deno.TcpListener;
+  readonly #options: ServeOptions;
+  readonly #stopWords: string[];
+  readonly #startedAt = performance.now();
+  readonly #connections = new Map<Connection, Promise<void>>();
+  readonly #totals = { connections: 0, messages: 0, bytes: 0 };
+  #accepting = true;
+  #warned = false; // that clients cannot be accepted
+  #onFreed = (): void => {}; // called when a connection ends
+  #silentSweeps = 0; // since a byte came from anybody
+  #sweepsLeft = Infinity; // of a shutdown
 
-/** What happens at the server, as `--json` prints it. `bytes` are received; `more` are not shown. */
+  constructor(listener: Deno.TcpListener, options: ServeOptions) {
+    this.#listener = listener;
+    this.#options = options;
+    this.#stopWords = (options.stopWords ?? STOP_WORDS).map(trimBlanks);
+  }
+
+  /** Step 4: accept each connection request; its new socket is for that client alone. */
+  async #acceptClients(): Promise<void> {
+    const { once, maxConnections = MAX_CONNECTIONS } = this.#options;
+    while (this.#accepting) {
+      if (this.#connections.size >= maxConnections) {
+        await new Promise<void>((resolve) => this.#onFreed = resolve);
+        continue;
+      }
+      try {
+        const connection = new Connection(await this.#listener.accept());
+        this.#connections.set(connection, this.#serveClient(connection));
+        if (once) this.#stopAccepting();
+      } catch (error) {
+        if (this.#accepting) await this.#surviveAccept(error);
+      }
+    }
+  }
+
+  /** Step 5: receive and send. Every byte goes back as it came, in order. */
+  async #serveClient(connection: Connection): Promise<void> {
+    const { conn } = connection;
+    const { echo = true } = this.#options;
+    const small = new Uint8Array(BUFFER_BYTES);
+    let buffer = small;
+    try {
+      this.#greet(connection);
+      for (let size; (size = await conn.read(buffer)) !== null;) {
+        const received = buffer.subarray(0, size);
+        connection.bytes += size;
+        connection.silentSweeps = this.#silentSweeps = 0;
+        // Half-closed, it only reads on: a close with bytes unread is a reset.
+        for (let at = 0; at < size && !connection.reason;) {
+          const { end, stops } = this.#takeLines(connection, received.subarray(at));
+          if (echo) await connection.writeAll(received.subarray(at, at + end));
+          at += end;
+          if (stops) this.#halfClose(connection, "stop");
+          else if (at < size) await turn();
+        }
+        if (size === BUFFER_BYTES) buffer = new Uint8Array(LARGE_BUFFER_BYTES);
+        else if (size < LARGE_BUFFER_BYTES / 4) buffer = small;
+      }
+    } catch (error) {
+      this.#fail(connection, error);
+    } finally {
+      this.#endConnection(connection);
+    }
+  }
+
+  /** Step 6, its first half: the client reads every echo, then the end of the stream (UNP 6.6). */
+  #halfClose(connection: Connection, reason: CloseReason): void {
+    connection.reason = reason;
+    if (connection.writing) return connection.close(); // it does not read: closeWrite would wait
+    connection.conn.closeWrite().catch(() => {}); // or it is gone already
+  }
+
+  /** Step 6: close the listener, as no further communication with clients is intended. */
+  #stopAccepting(): void {
+    if (!this.#accepting) return;
+    this.#accepting = false;
+    this.#listener.close();
+    this.#onFreed();
+  }
+
+  /** Runs to the end of the last connection, whose socket is closed by then. */
+  async #run(): Promise<void> {
+    // A process that was suspended reads what came meanwhile before it judges who was silent.
+    const sweeper = setInterval(() => turn().then(() => this.#sweep()), SWEEP_MS);
+    await this.#acceptClients();
+    await Promise.all(this.#connections.values());
+    clearInterval(sweeper);
+    const seconds = secondsSince(this.#startedAt);
+    this.#options.onEvent?.({ event: "shutdown", ...this.#totals, seconds });
+  }
+
+  /** Tells that it listens, and starts to. */
+  start(): EchoServer {
+    const { addr } = this.#listener;
+    const { hostname, port } = addr;
+    this.#options.onEvent?.({ event: "listening", transport: "tcp", hostname, port });
+    const finished = this.#run();
+    const shutdown = (): Promise<void> => {
+      this.#shutdown();
+      return finished;
+    };
+    this.#options.signal?.addEventListener("abort", shutdown, { once: true });
+    if (this.#options.signal?.aborted) shutdown();
+    return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+  }
+
+  // ---- Lines ----
+
+  /** Takes the next lines, not too many at once; tells where they end, and if in a stop word. */
+  #takeLines(connection: Connection, received: Uint8Array): { end: number; stops: boolean } {
+    const { lines } = connection;
+    const findLineEnd = lineEndFinder(received);
+    let start = 0;
+    for (let count = 0; count < LINES_A_TURN; count++) {
+      const end = findLineEnd(start);
+      lines.add(received.subarray(start, end < 0 ? undefined : end));
+      if (end < 0) {
+        lines.keep();
+        return { end: received.length, stops: false };
+      }
+      start = end + 1;
+      const line = lines.take({ lineEnd: true });
+      this.#tellMessage(connection, line);
+      if (line.bytes <= PREVIEW_BYTES && isStopWord(line.start, this.#stopWords)) {
+        return { end: start, stops: true };
+      }
+    }
+    return { end: start, stops: false };
+  }
+
+  #tellMessage(connection: Connection, { start, bytes }: Sentence): void {
+    connection.messages++;
+    if (this.#options.quiet) return;
+    const { peer } = connection;
+    this.#options.onEvent?.({ event: "message", peer, bytes, ...preview(start, bytes) });
+  }
+
+  // ---- The begin and the end of a connection ----
+
+  #greet({ conn, peer }: Connection): void {
+    conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
+    conn.setKeepAlive(); // or a client whose power failed would keep its place for ever
+    if (!this.#options.quiet) this.#options.onEvent?.({ event: "open", peer });
+  }
+
+  /** What fails in a connection stays in it: a reset, a network that is down. */
+  #fail(connection: Connection, error: unknown): void {
+    connection.reason ??= "reset";
+    if (connection.closed || isSystemError(error)) return;
+    this.#warn(`${connection.peer}: ${reasonOf(error)}`); // a fault of this program
+  }
+
+  #endConnection(connection: Connection): void {
+    const { lines, peer, bytes, startedAt } = connection;
+    connection.close();
+    this.#connections.delete(connection);
+    this.#onFreed();
+    if (lines.bytes > 0) this.#tellMessage(connection, lines.take({ lineEnd: false }));
+    const { reason = "eof", messages } = connection;
+    this.#totals.connections++;
+    this.#totals.messages += messages;
+    this.#totals.bytes += bytes;
+    if (this.#options.quiet) return;
+    const seconds = secondsSince(startedAt);
+    this.#options.onEvent?.({ event: "close", peer, reason, messages, bytes, seconds });
+  }
+
+  /** No accept that fails ends the server (UNP 5.11). */
+  async #surviveAccept(error: unknown): Promise<void> {
+    if (isGone(error)) return turn();
+    const open = plural(this.#connections.size, "connection");
+    const hint = ` (${open} open; "ulimit -n" tells how many files may be)`;
+    const full = (error as { code?: string }).code === "EMFILE";
+    if (!this.#warned) this.#warn(`cannot accept: ${reasonOf(error)}${full ? hint : ""}`);
+    this.#warned = true;
+    await sleep(ACCEPT_RETRY_MS);
+  }
+
+  #warn(text: string): void {
+    this.#options.onEvent?.({ event: "warning", text });
+  }
+
+  // ---- Deadlines, counted in sweeps ----
+
+  #shutdown(): void {
+    this.#stopAccepting();
+    if (this.#sweepsLeft < Infinity) return;
+    this.#sweepsLeft = GRACE_SWEEPS;
+    this.#silentSweeps = 0; // what was sent before is still on its way
+  }
+
+  /** Half-closes who was silent for too long; closes who had its time to close. */
+  #sweep(): void {
+    const ending = this.#sweepsLeft < Infinity;
+    const allSilent = this.#silentSweeps++ > 0; // else a connection may only wait for its turn
+    const idleSweeps = (this.#options.idleSeconds || Infinity) * 1000 / SWEEP_MS;
+    if (this.#sweepsLeft-- === GRACE_SWEEPS - TELL_SWEEPS) {
+      const [open, seconds] = [this.#connections.size, this.#sweepsLeft * SWEEP_MS / 1000];
+      if (open > 0) {
+        this.#warn(`waiting for ${plural(open, "connection")} to end, at most ${seconds} s`);
+      }
+    }
+    for (const connection of this.#connections.keys()) {
+      const silent = connection.silentSweeps++;
+      if (this.#sweepsLeft <= 0 || connection.reason && connection.sweepsLeft-- <= 0) {
+        connection.reason ??= "shutdown";
+        connection.close();
+      } else if (connection.reason) continue;
+      else if (silent >= idleSweeps) this.#halfClose(connection, "idle");
+      else if (ending && allSilent && silent > 0 && !connection.writing) {
+        this.#halfClose(connection, "shutdown");
+      }
+    }
+  }
+}
+
+/** One connection: its socket, and what is known of it. */
+class Connection {
+  readonly peer: string;
+  readonly startedAt = performance.now(); // ms
+  readonly lines = new LineAssembler();
+  messages = 0;
+  bytes = 0; // received
+  silentSweeps = 0; // since a byte moved
+  writing = false;
+  reason: CloseReason | undefined; // once the server half-closed
+  sweepsLeft = GRACE_SWEEPS; // from then on
+  closed = false;
+
+  constructor(readonly conn: Deno.TcpConn) {
+    this.peer = formatAddress(conn.remoteAddr);
+  }
+
+  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). */
+  async writeAll(bytes: Uint8Array): Promise<void> {
+    this.writing = true;
+    for (let rest = bytes; rest.length > 0; this.silentSweeps = 0) {
+      rest = rest.subarray(await this.conn.write(rest));
+    }
+    this.writing = false;
+  }
+
+  /** Step 6. A call that waits on this socket fails with it. */
+  close(): void {
+    if (!this.closed) this.conn.close();
+    this.closed = true;
+  }
+}
+
+/** Finds the next line end in `bytes`, from an index on; -1: none. */
+function lineEndFinder(bytes: Uint8Array<ArrayBufferLike>): (from: number) => number {
+  if (bytes.length <= BUFFER_BYTES) return (from) => bytes.indexOf(0x0a, from);
+  // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
+  const { buffer, byteOffset, length } = bytes;
+  const text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
+  return (from) => text.indexOf("\n", from);
+}
+
+/** Whether the client of an accept that failed was gone already: its own loss alone. */
+function isGone(error: unknown): boolean {
+  const { NotConnected, ConnectionAborted, ConnectionReset } = Deno.errors;
+  const gone = [NotConnected, ConnectionAborted, ConnectionReset];
+  return gone.some((kind) => error instanceof kind) ||
+    (error as { code?: string }).code === "EINVAL"; // macOS
+}
+
+/** Whether the system failed a call: Deno gives no code to ENETDOWN and some others. */
+function isSystemError(error: unknown): boolean {
+  return error instanceof Error && ("code" in error || /\(os error \d+\)/.test(error.message));
+}
+
+/** What happens at the server, as `--json` prints it. `bytes` and `text` have no line end. */
 export type ServerEvent =
   | { event: "listening"; transport: "tcp"; hostname: string; port: number }
   | { event: "open"; peer: string }
-  | { event: "message"; peer: string; bytes: number; text: string; more?: number }
+  | { event: "message"; peer: string; bytes: number; text: string; more?: number } // not in text
   | { event: "close"; peer: string; reason: CloseReason } & Totals
   | { event: "shutdown"; connections: number } & Totals
   | { event: "warning"; text: string };
 /** Why a connection ended. */
 export type CloseReason = "stop" | "eof" | "idle" | "reset" | "shutdown";
-/** Lines and bytes received, in how many seconds. */
-export type Totals = { messages: number; bytes: number; seconds: number };
 
 /** Options of {@linkcode serve}; their defaults are those of the command line. */
 export type ServeOptions = {
   hostname?: string;
-  port?: number;
-  stop?: string[]; // lines that end their connection
+  port?: number; // 0: any free one
+  stopWords?: string[]; // lines that close their connection
   echo?: boolean;
-  once?: boolean;
-  idleSeconds?: number;
-  maxConnections?: number;
+  once?: boolean; // end after the first connection
+  idleSeconds?: number; // of silence close a connection; 0: never
+  maxConnections?: number; // at once; others wait
   reusePort?: boolean;
   quiet?: boolean; // no events of connections and lines
   signal?: AbortSignal; // shuts the server down
@@ -84,253 +355,100 @@ export type EchoServer = AsyncDisposable & {
   shutdown(): Promise<void>; // accepts no more; every connection ends within 5 s
 };
 
-/** One connection. Times are in ms, of `performance.now()`. */
-class Client {
-  readonly peer: string;
-  readonly start = performance.now();
-  messages = 0;
-  bytes = 0;
-  line: Uint8Array = NO_BYTES; // the start of an unfinished line, at most PREVIEW_BYTES
-  lineBytes = 0; // of that line in all
-  silence = 0; // sweeps since a byte moved
-  writing = false;
-  reason: CloseReason | undefined; // once the server half-closed: nothing is echoed from then on
-  deadline = Infinity; // when it is cut off
-  closed = false;
+const NAME = "tcp_server";
+const HELP = `TCP echo server: prints each sentence and echoes every byte.
 
-  constructor(readonly conn: Deno.TcpConn) {
-    this.peer = formatAddress(conn.remoteAddr);
+Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
+
+  -H, --host HOST          address to listen on (default ${HOSTNAME})
+  -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default ${PORT})
+      --stop WORD…         a line to close its connection (default ${STOP_WORDS.join(", ")})
+      --no-stop            no line is a command: plain RFC 862
+      --no-echo            print only (task 1)
+      --once               end after the first connection
+      --idle SECONDS       0 to 86400 of silence close it; 0: never (default 0)
+      --max-connections N  1 to 1000000 at once; others wait (default ${MAX_CONNECTIONS})
+      --reuse-port         share the port with other processes (Linux only)
+  -q, --quiet              print no connections and sentences
+      --json               print one JSON object a line
+      --trace              draw each socket call on stderr
+  -h, --help               print this
+  -V, --version            print the version`;
+
+/** The command line: options to `serve`, events to lines, signals to a shutdown. */
+export async function main(args: string[]): Promise<number> {
+  stdout.json = args.includes("--json");
+  const flags = parseArgs(args, {
+    boolean: [
+      "no-stop",
+      "no-echo",
+      "once",
+      "reuse-port",
+      "quiet",
+      "json",
+      "trace",
+      "help",
+      "version",
+    ],
+    string: ["_", "host", "port", "stop", "idle", "max-connections"],
+    collect: ["stop"],
+    alias: { host: "H", port: "p", quiet: "q", help: "h", version: "V" },
+    default: {
+      host: HOSTNAME,
+      port: `${PORT}`,
+      stop: STOP_WORDS,
+      idle: "0",
+      "max-connections": `${MAX_CONNECTIONS}`,
+    },
+    unknown: (arg) => refuse(arg, args),
+  });
+  if (flags.help || flags.version) {
+    stdout.print(flags.help ? HELP : `${NAME} ${VERSION}`);
+    return 0;
   }
+  for (const word of flags._) refuse(word, args);
+  if (flags["reuse-port"] && Deno.build.os !== "linux") {
+    throw new UsageError("--reuse-port is for Linux only");
+  }
+  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
+  const hostname = toHost(flags.host);
+  const port = toListenPort(flags.port);
+  const idleSeconds = toNumber(["idle", flags.idle], { min: 0, max: 86_400, whole: false });
+  const maxConnections = toNumber(["max-connections", flags["max-connections"]], {
+    min: 1,
+    max: 1_000_000,
+  });
+  requireNet(formatAddress({ hostname: hostname.replace(/%.*/, ""), port }));
+  const stopping = new AbortController();
+  onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
+  const server = serve({
+    hostname,
+    port,
+    stopWords,
+    echo: !flags["no-echo"],
+    once: flags.once,
+    idleSeconds,
+    maxConnections,
+    reusePort: flags["reuse-port"],
+    quiet: flags.quiet,
+    signal: stopping.signal,
+    onEvent: printEvent,
+    onTrace: flags.trace ? (rung) => stderr.print(formatRung("server", rung)) : undefined,
+  });
+  // As pledge(2) would have it: accepting and echoing go on, connecting out is impossible.
+  Deno.permissions.revokeSync({ name: "net" });
+  await server.finished;
+  return 0;
 }
 
-/** Starts a TCP echo server. @throws Error naming the address; its cause is of `Deno.listen` */
-export function serve(options: ServeOptions = {}): EchoServer {
-  const { hostname = "127.0.0.1", port = 12_000, reusePort = false, once = false } = options;
-  const { echo = true, idleSeconds = 0, maxConnections = 4_096, quiet = false } = options;
-  const { onEvent = () => {}, onTrace } = options;
-  const stop = (options.stop ?? ["stop", "exit"]).map((word) => encoder.encode(word.trim()));
-
-  // Steps 1 to 3: in Deno one call creates the socket, binds it to the address, and listens.
-  const listener = listen({ hostname, port, reusePort });
-  const addr = listener.addr as Deno.NetAddr;
-  onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(addr) });
-  const started = performance.now();
-  const clients = new Map<Client, Promise<void>>();
-  const totals = { connections: 0, messages: 0, bytes: 0 };
-  const bulkBuffers: Uint8Array<ArrayBuffer>[] = []; // that are made and free
-  let bulkMade = 0;
-  let accepting = true;
-  let endsAt = Infinity; // when all are cut off: GRACE_MS after the shutdown
-  let silence = 0; // sweeps since a byte came from anybody
-  let onFreed = (): void => {};
-
-  /** Step 4: a new socket for each client. No accept that fails ends the server (UNP 5.11). */
-  async function acceptClients(): Promise<void> {
-    let warned = false;
-    while (accepting) {
-      if (clients.size >= maxConnections) {
-        await new Promise<void>((resolve) => onFreed = resolve);
-        continue;
-      }
-      try {
-        const client = new Client(await listener.accept());
-        clients.set(client, serveClient(client));
-        if (once) stopAccepting();
-      } catch (error) {
-        // A client that was reset before it was accepted is its own loss alone.
-        if (!accepting || error instanceof Deno.errors.NotConnected) continue;
-        if (!warned) onEvent({ event: "warning", text: `cannot accept: ${reasonOf(error)}` });
-        warned = true;
-        await new Promise((resolve) => setTimeout(resolve, ACCEPT_RETRY_MS));
-      }
-    }
-  }
-
-  /** Step 5: every byte goes back as it came, in order. What fails in a connection stays in it. */
-  async function serveClient(client: Client): Promise<void> {
-    const { conn, peer } = client;
-    onTrace?.({ step: "4", call: "accept()", peer });
-    if (!quiet) onEvent({ event: "open", peer });
-    const own = new Uint8Array(READ_BYTES);
-    let buffer = own;
-    try {
-      conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
-      for (let size; (size = await conn.read(buffer)) !== null;) {
-        const received = buffer.subarray(0, size);
-        onTrace?.({ step: "5", call: `read() = ${size}`, peer, bytes: received });
-        client.bytes += size;
-        client.silence = silence = 0;
-        if (client.reason) continue; // half-closed: read on, as a close with unread bytes is a reset
-        const stopEnd = takeLines(client, received);
-        const end = echo ? stopEnd ?? size : 0;
-        client.writing = true;
-        for (let sent = 0; sent < end;) {
-          const bytes = buffer.subarray(sent, end);
-          onTrace?.({ step: "5", call: `write(${bytes.length})`, peer, bytes });
-          sent += await conn.write(bytes); // it may take fewer bytes (UNP 3.9)
-          client.silence = 0;
-        }
-        client.writing = false;
-        if (stopEnd !== undefined) halfClose(client, "stop");
-        if (buffer !== own && size <= READ_BYTES) {
-          bulkBuffers.push(buffer);
-          buffer = own;
-        } else if (buffer === own && size === READ_BYTES) {
-          buffer = takeBulkBuffer() ?? own;
-          if (buffer === own) await new Promise((resolve) => setTimeout(resolve)); // others' turn
-        }
-      }
-      onTrace?.({ step: "5", call: "read() = null", peer, note: "FIN (inferred)" });
-    } catch (error) {
-      // A failure of the peer or the network has a system's code; others are our own.
-      if (!client.closed && !(error instanceof Error && "code" in error)) throw error;
-      client.reason ??= "reset";
-    } finally {
-      if (buffer !== own) bulkBuffers.push(buffer);
-      endConnection(client);
-    }
-  }
-
-  /** A large buffer; none where all are lent. */
-  function takeBulkBuffer(): Uint8Array<ArrayBuffer> | undefined {
-    if (bulkBuffers.length > 0 || bulkMade === BULK_BUFFERS) return bulkBuffers.pop();
-    bulkMade++;
-    return new Uint8Array(BULK_BYTES);
-  }
-
-  function endConnection(client: Client): void {
-    close(client);
-    clients.delete(client);
-    onFreed();
-    if (client.lineBytes > 0) endLine(client, NO_BYTES);
-    const { peer, reason = "eof", messages, bytes, start } = client;
-    totals.connections++;
-    totals.messages += messages;
-    totals.bytes += bytes;
-    const seconds = secondsSince(start);
-    if (!quiet) onEvent({ event: "close", peer, reason, messages, bytes, seconds });
-  }
-
-  /** Step 6, its first half: the peer reads every echo, then the end of the stream (UNP 6.6). */
-  function halfClose(client: Client, reason: CloseReason): void {
-    const { conn, peer, writing } = client;
-    client.reason = reason;
-    client.deadline = performance.now() + GRACE_MS;
-    if (writing) return close(client); // its peer does not read, and closeWrite would wait for it
-    conn.closeWrite().catch(() => {}); // or it is gone already
-    onTrace?.({ step: "6", call: "closeWrite()", peer, note: "FIN (inferred)" });
-  }
-
-  /** Step 6. A call that is under way on this socket fails with it. */
-  function close(client: Client): void {
-    if (client.closed) return;
-    client.closed = true;
-    client.conn.close();
-    onTrace?.({ step: "6", call: "close()", peer: client.peer });
-  }
-
-  /** Ends what is silent for too long, and cuts off what is past its deadline. */
-  function sweep(): void {
-    const now = performance.now();
-    // One connection may be silent because all the others keep the server from reading it.
-    const allRead = silence++ * SWEEP_MS >= QUIET_MS || endsAt - now < LAST_MS;
-    for (const client of clients.keys()) {
-      const silentMs = SWEEP_MS * client.silence++;
-      if (now >= Math.min(client.deadline, endsAt)) {
-        client.reason ??= "shutdown";
-        close(client);
-      } else if (client.reason) continue;
-      else if (idleSeconds > 0 && silentMs >= idleSeconds * 1000) halfClose(client, "idle");
-      else if (endsAt < Infinity && allRead && silentMs >= QUIET_MS && !client.writing) {
-        halfClose(client, "shutdown");
-      }
-    }
-  }
-
-  /** Reports the lines that end in `received`; returns where that of a stop word ends, if any. */
-  function takeLines(client: Client, received: Uint8Array): number | undefined {
-    const newlineFrom = newlineFinder(received);
-    let start = 0;
-    for (let end; (end = newlineFrom(start)) !== -1; start = end + 1) {
-      if (endLine(client, received.subarray(start, end))) return end + 1;
-    }
-    if (start === received.length) return;
-    client.line = joinPreview(client.line, received.subarray(start));
-    client.lineBytes += received.length - start;
-  }
-
-  /** Reports a line that ends with `rest`; returns whether it is a stop word. */
-  function endLine(client: Client, rest: Uint8Array): boolean {
-    const bytes = client.lineBytes + rest.length;
-    const line = client.lineBytes === 0 ? rest : joinPreview(client.line, rest);
-    client.line = NO_BYTES;
-    client.lineBytes = 0;
-    client.messages++;
-    if (!quiet) {
-      onEvent({ event: "message", peer: client.peer, bytes, ...previewText(line, bytes) });
-    }
-    return bytes <= PREVIEW_BYTES && isStopWord(line, stop);
-  }
-
-  function stopAccepting(): void {
-    if (!accepting) return;
-    accepting = false;
-    listener.close(); // Step 6
-    onTrace?.({ step: "6", call: "close()", note: formatAddress(addr) });
-    onFreed();
-  }
-
-  function shutdown(): Promise<void> {
-    stopAccepting();
-    endsAt = Math.min(endsAt, performance.now() + GRACE_MS);
-    for (const client of clients.keys()) client.silence = silence = 0; // for what is on its way
-    return finished;
-  }
-
-  async function run(): Promise<void> {
-    const sweeper = setInterval(sweep, SWEEP_MS);
-    try {
-      await acceptClients();
-      await Promise.all(clients.values());
-    } finally {
-      clearInterval(sweeper);
-    }
-    onEvent({ event: "shutdown", ...totals, seconds: secondsSince(started) });
-  }
-
-  onEvent({ event: "listening", transport: "tcp", hostname: addr.hostname, port: addr.port });
-  options.signal?.addEventListener("abort", shutdown, { once: true });
-  const finished = run();
-  if (options.signal?.aborted) shutdown();
-  return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+/** Prints an event, for people or as JSON. */
+function printEvent(event: ServerEvent): void {
+  if (event.event === "warning") return warn(event.text);
+  const ending = event.event === "close" || event.event === "shutdown";
+  stdout.print(stdout.json ? toJson(event) : formatEvent(event), { ending });
 }
 
-function listen(where: { hostname: string; port: number; reusePort: boolean }): Deno.TcpListener {
-  try {
-    return Deno.listen({ transport: "tcp", ...where });
-  } catch (cause) {
-    throw cannot(`listen on ${formatAddress(where)}`, cause);
-  }
-}
-
-/** Finds the next newline in `bytes`, from an index on. */
-function newlineFinder(bytes: Uint8Array): (start: number) => number {
-  if (bytes.length <= READ_BYTES) return (start) => bytes.indexOf(NEWLINE, start);
-  // Of many bytes, V8 searches a string with a character for each six times as fast.
-  const text = globalThis.Buffer.prototype.latin1Slice.call(bytes);
-  return (start) => text.indexOf("\n", start);
-}
-
-/** What is kept of a line that starts with `held` and goes on with `bytes`. */
-function joinPreview(held: Uint8Array, bytes: Uint8Array): Uint8Array {
-  if (held.length === PREVIEW_BYTES) return held;
-  const line = new Uint8Array(Math.min(held.length + bytes.length, PREVIEW_BYTES));
-  line.set(held);
-  line.set(bytes.subarray(0, line.length - held.length), held.length);
-  return line;
-}
-
-/** An event as a line for people. Only what a peer said stands behind brackets. */
+/** An event as a line for people. */
 function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string {
   switch (event.event) {
     case "listening":
@@ -338,7 +456,7 @@ function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string 
     case "open":
       return `${event.peer} connected`;
     case "message":
-      return `[${event.peer}] ${escape(event.text)}${event.more ? `… +${event.more} bytes` : ""}`;
+      return formatMessage(event);
     case "close":
       return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
     case "shutdown":
@@ -346,133 +464,24 @@ function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string 
   }
 }
 
-/** The command line: options to `serve`, events to lines, signals to `shutdown`. */
-export async function main(args: string[]): Promise<number> {
-  if (showInfo(args)) return 0;
-  const options = parseOptions(args);
-  const { flags, values, numbers } = options;
-  const hostname = values.host![0]!;
-  const port = listenPort(options);
-  if (flags.has("reuse-port") && Deno.build.os !== "linux") {
-    throw new UsageError("--reuse-port is for Linux only");
-  }
-  requireNet(formatAddress({ hostname, port }));
-  const output = new LineOutput();
-  const stopping = new AbortController();
-  onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
-  const server = serve({
-    hostname,
-    port,
-    stop: flags.has("no-stop") ? [] : values.stop!,
-    echo: !flags.has("no-echo"),
-    once: flags.has("once"),
-    idleSeconds: numbers.idle!,
-    maxConnections: numbers["max-connections"]!,
-    reusePort: flags.has("reuse-port"),
-    quiet: flags.has("quiet"),
-    signal: stopping.signal,
-    onEvent: (event) => {
-      if (event.event === "warning") say(`${NAME}: ${event.text}`);
-      else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
-    },
-    onTrace: flags.has("trace") ? (rung) => say(formatRung("server", rung)) : undefined,
-  });
-  // As pledge(2) would have it: accepting and echoing go on, connecting out is impossible.
-  Deno.permissions.revokeSync({ name: "net" });
-  await Promise.race([server.finished, output.failure.promise]);
-  await output.flush();
-  return 0;
-}
-
 // ---- The same in both servers, to the letter: tests/cli_test.ts compares them. ----
 
-const PREVIEW_BYTES = 1_000; // of a sentence are printed; the rest is only counted
-const MAX_WAITING_CHARS = 1_048_576; // of lines wait for a slow stdout; further lines are dropped
-const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const GATHER_CHARS = 65_536; // of lines that wait are enough for a write at once
-const MAX_UNSAID = 10_000; // lines wait for a slow stderr; further lines are dropped
-const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that ends
+/** Sentences and bytes received, in how many seconds. */
+export type Totals = { messages: number; bytes: number; seconds: number };
 
-/** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
-class LineOutput {
-  /** It rejects when stdout cannot be written, as when its reader is gone. */
-  readonly failure = Promise.withResolvers<never>();
-  #waiting = "";
-  #dropped = 0;
-  #writing: Promise<void> | undefined;
-
-  print(line: string): void {
-    if (this.#waiting.length + line.length < MAX_WAITING_CHARS) this.#waiting += `${line}\n`;
-    else this.#dropped++;
-    this.#writing ??= this.#write().catch(this.failure.reject);
-  }
-
-  async #write(): Promise<void> {
-    while (this.#waiting !== "") {
-      const dropped = this.#dropped;
-      const bytes = encoder.encode(this.#waiting);
-      this.#waiting = "";
-      this.#dropped = 0;
-      await writeOut(bytes);
-      if (dropped > 0) say(`${NAME}: more lines than stdout takes: ${dropped} lines dropped`);
-      if (this.#waiting.length > GATHER_CHARS) continue;
-      await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
-    }
-    this.#writing = undefined;
-  }
-
-  /** Waits until all is written, on stderr too, but no longer than FLUSH_MS for each. */
-  async flush(): Promise<void> {
-    const late = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, FLUSH_MS));
-    await Promise.race([this.#writing, this.failure.promise, late()]);
-    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (this.#writing) say(`${NAME}: stdout is not read: over ${lost} lines lost`);
-    await Promise.race([said, late()]);
-  }
-}
-
-let said = Promise.resolve();
-let unsaid = 0; // lines
-let lost = 0;
-
-/** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
-function say(line: string): void {
-  if (unsaid === MAX_UNSAID) return void lost++;
-  const write = (): Promise<number> => Deno.stderr.write(encoder.encode(`${line}\n`));
-  const written = unsaid++ === 0 ? write() : said.then(write);
-  said = written.then(() => {}, () => {}).finally(() => {
-    if (--unsaid > 0 || lost === 0) return;
-    say(`${NAME}: more lines than stderr takes: ${lost} lines dropped`);
-    lost = 0;
-  });
-}
-
-/** Whether a sentence, but for the blanks and line ends around it, is one of `words`. */
-function isStopWord(sentence: Uint8Array, words: Uint8Array[]): boolean {
-  const isBlank = (byte: number): boolean => byte === 0x20 || byte >= 0x09 && byte <= 0x0d;
-  let [start, end] = [0, sentence.length];
-  while (start < end && isBlank(sentence[start]!)) start++;
-  while (start < end && isBlank(sentence[end - 1]!)) end--;
-  return words.some((word) =>
-    word.length === end - start && word.every((byte, i) => byte === sentence[start + i])
-  );
-}
-
-/** What is shown of a sentence of `total` bytes that starts with `bytes`, and how many are not. */
-function previewText(bytes: Uint8Array, total: number): { text: string; more?: number } {
-  if (total <= PREVIEW_BYTES) return { text: decoder.decode(bytes).replace(/\r?\n?$/, "") };
-  let end = PREVIEW_BYTES; // perhaps within a character of two to four bytes: it is left out
-  while (end > PREVIEW_BYTES - 3 && (bytes[end - 1]! & 0xc0) === 0x80) end--;
-  if (bytes[end - 1]! >= 0xc0) end--;
-  return { text: decoder.decode(bytes.subarray(0, end)), more: total - end };
-}
-
-/** The port to listen on: not one of those that the handout keeps clear of. */
-function listenPort({ numbers: { port = 0 } }: Options): number {
+/** The port to listen on: not one of those that the handout keeps clear of. @throws UsageError */
+function toListenPort(text: string): number {
+  const port = toNumber(["port", text], { min: 0, max: 65_535 });
   if (port === 0 || port >= 1_024) return port;
   throw new UsageError(
     `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
   );
+}
+
+/** `[127.0.0.1:53412] hello`: only what a peer said stands behind brackets. */
+function formatMessage(message: { peer: string; text: string; more?: number }): string {
+  const { peer, text, more } = message;
+  return `[${peer}] ${escape(text)}${more ? `… +${more} bytes` : ""}`;
 }
 
 /** `1 message, 33 bytes, 0.1 s`. */
@@ -481,106 +490,156 @@ function formatTotals({ messages, bytes, seconds }: Totals): string {
 }
 
 /** To the millisecond. */
-function secondsSince(start: number): number {
-  return Math.round(performance.now() - start) / 1000;
+function secondsSince(startedAt: number): number {
+  return Math.round(performance.now() - startedAt) / 1000;
 }
 
-function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+// ---- The same in both TCP scripts, to the letter: tests/cli_test.ts compares them. ----
+
+/** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
+type Sentence = { start: Uint8Array; bytes: number };
+
+const NO_BYTES = new Uint8Array();
+
+/** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
+class LineAssembler {
+  #start: Uint8Array = NO_BYTES;
+  #last = 0; // byte
+  bytes = 0; // of the line so far
+
+  add(piece: Uint8Array): void {
+    if (piece.length === 0) return;
+    const room = PREVIEW_BYTES + 1 - this.#start.length;
+    if (this.bytes === 0) this.#start = piece.subarray(0, room);
+    else if (room > 0) this.#start = joinBytes(this.#start, piece.subarray(0, room));
+    this.#last = piece.at(-1)!;
+    this.bytes += piece.length;
+  }
+
+  /** Makes what it has its own, before the buffer is read into again. */
+  keep(): void {
+    this.#start = this.#start.slice();
+  }
+
+  /** The line that was added; at a line end, without the CR of CRLF. */
+  take({ lineEnd }: { lineEnd: boolean }): Sentence {
+    const bytes = this.bytes - (lineEnd && this.#last === 0x0d ? 1 : 0);
+    const start = this.#start.subarray(0, bytes);
+    [this.#start, this.#last, this.bytes] = [NO_BYTES, 0, 0];
+    return { start, bytes };
+  }
+}
+
+function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
+  const joined = new Uint8Array(a.length + b.length);
+  joined.set(a);
+  joined.set(b, a.length);
+  return joined;
 }
 
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const VERSION = "1.0.0";
-const WRITE_RETRY_MS = 10; // where stdout is full and does not block
+const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
+const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
+const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
+const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const GATHER_MS = 10; // between two such writes: many lines for the price of one
+const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
-const UNSAFE = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
-/** An option in HELP: letter, name; if it takes a value, its kind, … for several, bounds, default. */
-const OPTION =
-  /(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?(?: +([\d.]+) to (\d+))?(?:.*default (.+)\))?)?/g;
+/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+/** Our words for common codes: the system's differ from system to system, or are translated. */
+const REASONS: Record<string, string> = {
+  EADDRINUSE: "address already in use",
+  EADDRNOTAVAIL: "no such address on this machine",
+  ECONNREFUSED: "connection refused",
+  ECONNRESET: "connection reset by peer",
+  EHOSTUNREACH: "no route to host",
+  EMFILE: "too many open files",
+  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
+  ENETUNREACH: "network unreachable",
+  ENOTFOUND: "name not found",
+  ETIMEDOUT: "connection timed out",
+};
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
 
-/** A command line: its words, the flags that are set, the values of options, the numbers of some. */
-type Options = {
-  words: string[];
-  flags: Set<string>;
-  values: Record<string, string[]>;
-  numbers: Record<string, number>;
-};
-
-/** parseArgs, made strict: it knows what HELP lists, bounds and defaults included, and no more. */
-function parseOptions(args: string[]): Options {
-  const known = [...HELP.matchAll(OPTION)]
-    .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
-  const takers = known.filter(({ kind }) => kind);
-  const end = [...args, "--"].indexOf("--"); // behind it there are only words
-  const flags = new Set<string>();
-  const unknown: string[] = [];
-  let lack = ""; // what to say of the option before, if its value is not next
-  // To parseArgs, a flag may have a value, and the value of an option may be an option behind it.
-  const plain = args.slice(0, end).flatMap((arg) => {
-    const [, name, letter, tail = ""] = /^-(?:-([^=]+)|([^-]))(.*)$/s.exec(arg) ?? [];
-    const option = known.find((option) =>
-      name ? name === option.name : letter && letter === option.letter
-    );
-    if (lack && arg.startsWith("-")) throw new UsageError(`${lack}, but got ${quote(arg)}`);
-    lack = option?.kind && !tail ? `--${option.name} needs a value, ${option.kind}` : "";
-    if (!name && !letter) return [arg];
-    if (option?.kind) return [`--${option.name}${tail && tail.replace(/^=?/, "=")}`];
-    if (option && !tail) flags.add(option.name);
-    else unknown.push(arg);
-    return [];
-  });
-  const given = parseArgs([...plain, ...args.slice(end)], {
-    string: ["_", ...takers.map(({ name }) => name)],
-    collect: takers.map(({ name }) => name),
-  });
-  const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
-  for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
-    const values = given[name] as string[];
-    if (values.some((value) => value.trim() === "")) {
-      throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
-    }
-    if (values.length > 1 && !many) {
-      const shown = values.map(quote).join(" and ");
-      throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
-    }
-    options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
-    const [text] = options.values[name];
-    if (max && text) options.numbers[name] = toNumber(text, { name, kind, min, max });
-  }
-  if (!HELP.includes("[message…]")) unknown.push(...options.words);
-  if (unknown.length === 0) return options;
-  throw new UsageError(`unexpected ${quote(unknown[0]!)}; --help lists what is allowed`);
+/** Ends parseArgs at what its table does not know. @throws UsageError */
+function refuse(arg: string, args: string[]): never {
+  const option = args[args.indexOf(arg) - 1] ?? "";
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
+  throw new UsageError(`${what}; --help lists what is allowed`);
 }
 
-/** @throws UsageError unless `text` is a number in the bounds of its option */
-function toNumber(text: string, option: Record<"name" | "kind" | "min" | "max", string>): number {
-  const { name, kind, min, max } = option;
-  const whole = !["SECONDS", "MS", "P"].includes(kind);
+/** The value of a numeric option. @throws UsageError out of its bounds */
+function toNumber(
+  [name, text]: [name: string, text: string],
+  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+): number {
   const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= Number(min) && number <= Number(max)) return number;
+  if (number >= min && number <= max) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} must be ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+}
+
+/** A host without the brackets of an IPv6 address. @throws UsageError */
+function toHost(text: string): string {
+  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
+  return text.replace(/^\[(.*:.*)\]$/, "$1");
+}
+
+/** Stop words that a sentence can be. @throws UsageError */
+function toStopWords(words: string[]): string[] {
+  const isWord = (word: string): boolean => {
+    const { length } = encoder.encode(trimBlanks(word));
+    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
+  };
+  const wrong = words.find((word) => !isWord(word));
+  if (wrong === undefined) return words;
+  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+}
+
+/** Without the ASCII blanks around it. */
+function trimBlanks(text: string): string {
+  return /[^\t-\r ](?:[^]*[^\t-\r ])?/.exec(text)?.[0] ?? "";
+}
+
+/** Whether a sentence, but for the blanks around it, is one of `stopWords`. */
+function isStopWord(sentence: Uint8Array, stopWords: string[]): boolean {
+  if (stopWords.length === 0 || sentence.length > PREVIEW_BYTES) return false;
+  return stopWords.includes(trimBlanks(decoder.decode(sentence)));
+}
+
+/** What is shown of a sentence of `bytes` bytes that begins with `start`, and how many are not. */
+function preview(start: Uint8Array, bytes: number): { text: string; more?: number } {
+  if (bytes <= PREVIEW_BYTES) return { text: decoder.decode(start) };
+  let end = PREVIEW_BYTES;
+  while (end > PREVIEW_BYTES - 3 && (start[end]! & 0xc0) === 0x80) end--; // not within a character
+  return { text: decoder.decode(start.subarray(0, end)), more: bytes - end };
 }
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  return text.replace(UNSAFE, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+  return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
 function quote(text: string): string {
   return `"${escape(text)}"`;
 }
 
-/** One line of JSON, as safe to see as escaped text. */
-function toJson(value: unknown): string {
-  const hex = (char: string): string => char.charCodeAt(0).toString(16).padStart(4, "0");
-  return JSON.stringify(value).replace(UNSAFE, (char) => `\\u${hex(char)}`);
+/** An event as one line of JSON, as safe to see as escaped text. */
+function toJson(event: Record<string, unknown>): string {
+  const hex = (unit: string): string => unit.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify({ time: new Date().toISOString(), ...event })
+    .replace(UNSAFE, (char) => char.replace(/[^]/g, (unit) => `\\u${hex(unit)}`));
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** `127.0.0.1:12000`, `[::1]:12000`. */
@@ -588,10 +647,13 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
-/** What the system says of a failure, to end a sentence with: `connection refused`. */
+/** Why a call failed, to end a sentence with: `connection refused`. */
 function reasonOf(error: unknown): string {
-  const reason = error instanceof Error ? error.message : String(error);
-  return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
+  const { message = String(error), code = "" } = error as { message?: string; code?: string };
+  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
+  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
+  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
+  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -603,15 +665,19 @@ function cannot(what: string, cause: unknown, hint = ""): Error {
 function requireNet(...hosts: string[]): void {
   for (const host of hosts) {
     if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
-    throw new Error(`no permission to use ${host}. Add --allow-net=${hosts}`);
+    const where = Deno.build.standalone
+      ? "at deno compile"
+      : "behind deno run, or at deno install for an installed command,";
+    throw new Error(`no permission to use ${host}: ${where} add --allow-net=${hosts}`);
   }
 }
 
-/** SIGINT and SIGTERM: the first calls `stop`; the second, or one without `stop`, ends at once. */
+/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
-  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
-    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // not to be had there
-    Deno.addSignalListener(signal, () => {
+  const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
+  const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
+    Deno.addSignalListener(signal as Deno.Signal, () => {
       if (!stop) Deno.exit(code);
       stop();
       stop = undefined;
@@ -619,8 +685,143 @@ function onSignals(stop?: () => void): void {
   }
 }
 
+/** One turn of the event loop: after a pause, timers come before what lies in the sockets. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
+async function writeAll(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
+  for (let rest = bytes; rest.length > 0;) {
+    try {
+      rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      await sleep(GATHER_MS);
+    }
+  }
+}
+
+/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+class Output {
+  json = false; // whether events are printed as JSON
+  failed = false; // as the disk is full, or the terminal is gone
+  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
+  #waiting = "";
+  #dropped = 0; // lines
+  #written = 0; // times
+  #writing: Promise<void> | undefined;
+
+  constructor(readonly name: "stdout" | "stderr") {
+    this.closed.promise.catch(() => {}); // who must know waits for it
+  }
+
+  print(line: string, { end = "\n", ending = false } = {}): void {
+    const text = line + end;
+    const most = ending ? MAX_ENDINGS : MAX_WAITING;
+    if (this.#waiting.length + text.length <= most) this.#waiting += text;
+    else this.#dropped++;
+    this.#writing ??= this.#write();
+  }
+
+  async #write(): Promise<void> {
+    while (this.#waiting !== "") {
+      const [text, dropped] = [this.#waiting, this.#dropped];
+      [this.#waiting, this.#dropped] = ["", 0];
+      try {
+        for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
+          await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
+          rest = rest.subarray(WRITE_BYTES);
+        }
+      } catch (error) {
+        if (error instanceof Deno.errors.BrokenPipe) return this.closed.reject(error);
+        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+        this.failed = true;
+      }
+      if (dropped > 0) warn(`${this.name} is read too slowly: ${plural(dropped, "line")} dropped`);
+      if (this.#waiting.length < WRITE_BYTES) await sleep(GATHER_MS);
+    }
+    this.#writing = undefined;
+  }
+
+  /** Waits until all is written, or nobody reads it. */
+  async flush(): Promise<void> {
+    for (let before = -1; this.#writing && before < this.#written;) {
+      before = this.#written;
+      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
+    }
+    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
+    if (lost > 0) stderr.print(`${NAME}: ${this.name} is not read: over ${lost} lines lost`);
+  }
+}
+
+const stdout = new Output("stdout");
+const stderr = new Output("stderr");
+
+/** What a person is told on stderr; under --json it is an event on stdout, too. */
+function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
+  stderr.print(`${NAME}: ${escape(text)}`);
+  if (stdout.json) stdout.print(toJson({ event, text }));
+}
+
 /** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
 export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+
+/** The handout's step of each call, and whom to tell of it. */
+type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
+
+/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
+function traced<T extends object>(socket: T, { steps, onTrace }: Trace): T {
+  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn & Deno.DatagramConn;
+  const toText = (address: unknown): string => formatAddress(address as Deno.NetAddr);
+  const peer = inner.remoteAddr ? { peer: toText(inner.remoteAddr) } : {};
+  const tell = (name: string, rung: Omit<Rung, "step">): void =>
+    onTrace({ step: steps[name]!, ...peer, ...rung });
+  const calls: Record<string | symbol, unknown> = {
+    async accept(): Promise<Deno.TcpConn> {
+      const conn = traced(await inner.accept(), { steps, onTrace });
+      tell("accept", { call: "accept()", peer: toText(conn.remoteAddr) });
+      return conn;
+    },
+    async read(buffer: Uint8Array): Promise<number | null> {
+      const size = await inner.read(buffer);
+      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
+      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
+      return size;
+    },
+    write(bytes: Uint8Array): Promise<number> {
+      tell("write", { call: `write(${bytes.length})`, bytes });
+      return inner.write(bytes);
+    },
+    closeWrite(): Promise<void> {
+      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
+      return inner.closeWrite();
+    },
+    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
+      const [bytes, from] = await inner.receive(buffer);
+      tell("receive", { call: `receive() = ${bytes.length}`, peer: toText(from), bytes });
+      return [bytes, from];
+    },
+    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
+      tell("send", { call: `send(${bytes.length})`, peer: toText(to), bytes });
+      return inner.send(bytes, to);
+    },
+    close(): void {
+      tell("close", { call: "close()", ...(inner.addr && { note: toText(inner.addr) }) });
+      inner.close();
+    },
+  };
+  return new Proxy(socket, {
+    get(target, name): unknown {
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
+    },
+  });
+}
 
 /** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
 function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
@@ -634,38 +835,19 @@ function formatRung(side: "client" | "server", { step, call, peer, bytes, note }
   return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
 }
 
-/** Writes all of `bytes` to stdout: one call may take fewer, and a full pipe may refuse to block. */
-async function writeOut(bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
-    try {
-      rest = rest.subarray(await Deno.stdout.write(rest));
-    } catch (error) {
-      if (error instanceof Deno.errors.BrokenPipe) throw error; // as behind `| head`
-      if (!(error instanceof Deno.errors.WouldBlock)) throw cannot("write to stdout", error);
-      await new Promise((resolve) => setTimeout(resolve, WRITE_RETRY_MS));
-    }
-  }
-}
-
-/** Prints what `--help` or `--version` ask for, whatever stands beside; tells whether they did. */
-function showInfo(args: string[]): boolean {
-  const asks = (...flags: string[]): boolean =>
-    args.slice(0, [...args, "--"].indexOf("--")).some((arg) => flags.includes(arg));
-  if (asks("-h", "--help")) console.log(HELP.trimEnd());
-  else if (asks("-V", "--version")) console.log(`${NAME} ${VERSION}`);
-  else return false;
-  return true;
-}
-
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
+  let code = 1;
   try {
-    Deno.exit(await main(Deno.args));
+    code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
+    if (error instanceof UsageError) code = 2;
     const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${escape(text)}`);
-    Deno.exit(error instanceof UsageError ? 2 : 1);
+    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
   }
+  await stdout.flush();
+  await stderr.flush();
+  Deno.exit(code || Number(stdout.failed));
 }
 
 if (import.meta.main) await run(main);

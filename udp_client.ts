@@ -1,8 +1,8 @@
 #!/usr/bin/env -S deno run --unstable-net --allow-net=127.0.0.1:0,127.0.0.1:12000
 /**
- * UDP echo client: sends each sentence in one datagram, resends it until its echo comes (RFC 6298),
- * and prints the echo. Sentences come from the arguments, the keyboard or a pipe. It is the client of
- * the lab's task 4; "Step 1a" to "Step 1c.ii" in the comments are the handout's steps of a client, of
+ * UDP echo client: sends each sentence in one datagram, sends it again until its echo comes (RFC
+ * 6298), and prints the echo. Sentences come from the arguments, the keyboard or a pipe. It is the
+ * client of the lab's task 4; "Step 1a" to "Step 1c.ii" are the handout's steps of a client, of
  * which UDP has no connect.
  *
  * ```sh
@@ -10,251 +10,80 @@
  * ncat -lu 12000 -k --exec /bin/cat # an independent server to try it with
  * ```
  *
- * Exit codes: 0 every message was echoed intact; 1 something failed, was lost or differed; 2 wrong
- * use; 130 SIGINT; 143 SIGTERM.
+ * UNP is Stevens, _UNIX Network Programming_. Exit codes: 0 every message was echoed intact; 1
+ * something failed, was lost or differed; 2 wrong use.
  *
  * @module
  */
 
-import { parseArgs } from "@std/cli/parse-args";
+import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
+import { DelimiterStream } from "jsr:@std/streams@^1.1.2/delimiter-stream";
 
-const NAME = "udp_client";
-const HELP = `UDP echo client: sends sentences, resends what is lost, and checks the echoes.
+// The defaults: of the command line, of open(), request() and converse(), and in the help text.
+const HOSTNAME = "127.0.0.1"; // this machine
+const PORT = 12_000;
+const STOP_WORDS = ["stop", "exit"]; // sentences that end a conversation
+const TIMEOUT_SECONDS = 1; // for the first echo; then round trips decide
+const RETRIES = 3;
 
-Usage: deno run --unstable-net --allow-net=LOCAL:0,HOST:PORT udp_client.ts [options] [message…]
-
-Without a message it reads the keyboard or a pipe, one datagram a line.
-
-  -H, --host HOST          name or address of the server (default 127.0.0.1)
-  -p, --port PORT          1 to 65535 (default 12000)
-      --timeout SECONDS    0.001 to 3600, for the first echo (default 1)
-      --retries N          0 to 1000: send it again so often (default 3)
-      --stop WORD…         a sentence that ends it all (default stop, exit)
-      --no-stop            no sentence ends it
-      --no-echo            expect no echo
-  -c, --count N            1 to 1000000: probe like ping, with so many datagrams
-  -i, --interval SECONDS   0 to 3600 between probes; 0: at its echo (default 1)
-  -s, --size BYTES         16 to 65507 of each probe (default 64)
-  -q, --quiet              print no echoes
-      --json               print one JSON object a line
-      --trace              draw each socket call on stderr
-  -h, --help               print this
-  -V, --version            print the version
-`;
-
-const MAX_DATAGRAM_BYTES = 65_507; // 65,535 less the IP and UDP headers
-const BUFFER_BYTES = 65_535; // no datagram is longer, so no reply is cut to look like an echo
 const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
 const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
+const MAX_IPV4_BYTES = 65_507; // of a datagram: 65,535 less the IP and UDP headers
+const MAX_IPV6_BYTES = 65_527; // 65,535 less the UDP header
 const RECEIVE_RETRY_MS = 10; // after a receive that failed
-const NEWLINE = 0x0a;
-const LATE_PAYLOADS = 16; // whose late echoes are told from wrong ones
+const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
+const LINGER_MS = 10; // at least, for copies of the last probe
+const MAX_PENDING = 256; // sends that the system does not take: further probes are lost at once
+const [DAMAGED, WHOLE] = [1, 2]; // how a probe came back
 
-/** Where a socket sends to, and whom it believes. */
-export type OpenOptions = {
-  hostname?: string;
-  port?: number;
-  timeoutSeconds?: number; // the first RTO
-  onTrace?: ((rung: Rung) => void) | undefined;
-};
-
-/** How to ask. */
-export type RequestOptions = { retries?: number };
-
-/** Options of {@linkcode converse}; their defaults are those of the command line. */
-export type ConverseOptions = RequestOptions & {
-  echo?: boolean;
-  stop?: string[]; // sentences that end the conversation
-  onReady?: () => void; // before each sentence: time for a prompt
-  onLost?: (what: string) => void; // of a sentence that was never answered
-  onLeft?: () => void; // of input behind the stop word, as far as it is there
-};
-
-/** What a conversation moved, in sentences. */
-export type Conversation = { sent: number; echoed: number; lost: number };
-
-/** No echo came, however often the datagram was sent. */
-export class NoAnswerError extends Error {}
-
-/** Step 1a: the address of a host, found once; a send to a name would look it up each time. */
-export async function resolve(hostname: string): Promise<string> {
-  const numeric = numericAddress(hostname);
-  if (numeric) return numeric;
-  const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
-  try {
-    return (await lookup(hostname)).address;
-  } catch (cause) {
-    throw cannot(`find the address of ${quote(hostname)}`, cause);
-  }
-}
-
-/** An address as the system writes it, `127.1` as `127.0.0.1`; nothing for a name. */
-function numericAddress(host: string): string | undefined {
-  if (!/^[\d.]+$|^[\da-f.]*:[\da-f.:]+$/i.test(host)) return undefined;
-  const url = URL.parse(`http://${host.includes(":") ? `[${host}]` : host}`);
-  const address = url?.hostname.replace(/[[\]]/g, "");
-  const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(address ?? "") ?? []; // IPv4, in IPv6
-  if (!low) return address;
-  const number = parseInt(high!, 16) * 65_536 + parseInt(low, 16);
-  return URL.parse(`http://${number}`)?.hostname;
-}
-
-/** Where to bind for a server: on this machine only, if it is here. */
-function localHost(server: string): string {
-  if (server.includes(":")) return server === "::1" ? server : "::";
-  return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
-}
-
-/**
- * Steps 1a and 1b: creates a socket to talk to one server with. No connection is made.
- * @throws Error that names the address and the reason
- */
+/** Creates a socket to talk to one server with. @throws Error that names the address */
 export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
-  const { hostname = "127.0.0.1", port = 12_000, onTrace } = options;
-  const server: Deno.NetAddr = { transport: "udp", hostname: await resolve(hostname), port };
-  const local = { hostname: localHost(server.hostname), port: 0 };
-  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
-  try {
-    const conn = Deno.listenDatagram({ transport: "udp", ...local });
-    const note = formatAddress(conn.addr as Deno.NetAddr);
-    onTrace?.({ step: "1b", call: "listenDatagram()", note });
-    return new EchoSocket(conn, server, options);
-  } catch (cause) {
-    throw cannot(`open a socket at ${formatAddress(local)}`, cause);
-  }
-}
-
-/** A UDP socket for one server. What others send to it is counted, not believed. */
-export class EchoSocket {
-  /** What came and was no echo: from strangers, late or once more, with other bytes. */
-  readonly ignored = { strangers: 0, late: 0, different: 0 };
-  /** How long an echo may take. */
-  readonly timer: RetransmissionTimer;
-  /** Payloads that were sent before, whose echoes are late by now. */
-  readonly earlier: { payload: Uint8Array; tries: number }[] = [];
-  /** The first stranger since the last request began. */
-  stranger = "";
-  /** Called with each datagram from the server. */
-  onDatagram: (bytes: Uint8Array) => void = (bytes) => this.ignore(bytes);
-  #closed = false;
-  #sentAt = 0; // ms; 0: not yet
-
-  /** See {@linkcode open}. */
-  constructor(
-    readonly conn: Deno.DatagramConn,
-    readonly server: Deno.NetAddr,
-    readonly options: OpenOptions,
-  ) {
-    this.timer = new RetransmissionTimer((options.timeoutSeconds ?? 1) * 1000);
-    this.#receive();
-  }
-
-  /** One loop for good: a receive that lost a race with a timer would swallow the next datagram. */
-  async #receive(): Promise<void> {
-    const buffer = new Uint8Array(BUFFER_BYTES);
-    while (!this.#closed) {
-      // A failure is the close; or, on Windows, word of a closed port, which the timer tells as well.
-      const received = await this.conn.receive(buffer).catch(() => undefined);
-      if (!received) {
-        if (!this.#closed) await new Promise((resolve) => setTimeout(resolve, RECEIVE_RETRY_MS));
-        continue;
-      }
-      const [bytes, from] = received;
-      const call = `receive() = ${bytes.length}`;
-      const peer = formatAddress(from as Deno.NetAddr);
-      const ms = performance.now() - this.#sentAt;
-      if (peer === formatAddress(this.server)) {
-        const note = this.#sentAt ? `${ms.toFixed(1)} ms` : "";
-        this.options.onTrace?.({ step: "i", call, bytes, note });
-        this.onDatagram(bytes);
-      } else {
-        this.options.onTrace?.({ step: "i", call, peer, bytes, note: "a stranger" });
-        this.ignored.strangers++;
-        this.stranger ||= peer;
-      }
-    }
-  }
-
-  /** Counts a datagram of the server that is no echo of what was asked last. */
-  ignore(bytes: Uint8Array): void {
-    const late = this.earlier.some(({ payload }) => sameBytes(bytes, payload));
-    this.ignored[late ? "late" : "different"]++;
-  }
-
-  /** Step 1c.i: one datagram. */
-  async send(bytes: Uint8Array): Promise<void> {
-    const peer = formatAddress(this.server);
-    this.options.onTrace?.({ step: "i", call: `send(${bytes.length})`, bytes });
-    this.#sentAt = performance.now();
-    try {
-      await this.conn.send(bytes, this.server);
-    } catch (cause) {
-      throw cannot(`send to ${peer}`, cause);
-    }
-  }
-
-  /** Step 1c.ii. */
-  close(): void {
-    this.#closed = true;
-    this.conn.close();
-    this.options.onTrace?.({ step: "ii", call: "close()" });
-  }
+  // Step 1a: get IP address and port number of the server.
+  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
+  const address = await resolveInTime(hostname, options.timeoutSeconds);
+  const server: Deno.NetAddr = { transport: "udp", hostname: address, port };
+  // Step 1b: create a UDP socket. Step 1c, the connection request, is TCP's: UDP just sends.
+  const socket = bind({ hostname: localHost(address), port: 0 });
+  const note = formatAddress(socket.addr as Deno.NetAddr);
+  onTrace?.({ step: "1b", call: "listenDatagram()", note });
+  const steps = { receive: "i", send: "i", close: "ii" };
+  return new EchoSocket(onTrace ? traced(socket, { steps, onTrace }) : socket, server, options);
 }
 
 /**
- * Sends one datagram, again and again, until its echo comes (UNP 22.5).
+ * Step 1c.i: sends one datagram, again and again, until its echo comes (UNP 22.5).
  * @throws NoAnswerError when no try was answered with the same bytes
  */
 export async function request(
   socket: EchoSocket,
   payload: Uint8Array,
-  { retries = 3 }: RequestOptions = {},
+  { retries = RETRIES, onRetry }: RequestOptions = {},
 ): Promise<{ tries: number; ms: number }> {
-  const { timer, earlier } = socket;
-  const echoed = Promise.withResolvers<true>();
-  socket.onDatagram = (bytes) => {
-    if (sameBytes(bytes, payload)) echoed.resolve(true);
-    else socket.ignore(bytes);
-  };
-  // Of bytes that were sent more than once before, too, a late echo may be taken for one of these.
-  const doubtful = earlier.some((old) => old.tries > 1 && sameBytes(old.payload, payload));
-  const start = performance.now();
-  let tries = 0;
-  let sent = false;
+  const { timer } = socket;
+  const startedAt = performance.now();
+  const asked = socket.expect(payload);
   let failure: unknown;
   timer.restart();
-  socket.stranger = "";
   try {
-    while (tries++ <= retries) {
+    for (let tries = 1; tries <= retries + 1; tries++) {
       const sentAt = performance.now();
       failure = await socket.send(payload).catch((error) => error);
-      if (failure && isTooLong(failure)) throw failure;
-      sent ||= !failure;
-      if (await within(timer.rto, echoed.promise)) {
+      if (isTooLong(failure)) throw failure;
+      asked.sent += failure ? 0 : 1;
+      if (await within(timer.rto, asked.echo, () => socket.drain())) {
         const ms = performance.now() - sentAt;
-        if (tries > 1) timer.stretch(performance.now() - start);
-        else if (!doubtful) timer.sample(ms);
+        if (asked.sent > 1) timer.stretch(performance.now() - startedAt);
+        else if (!asked.ambiguous) timer.sample(ms);
         return { tries, ms };
       }
       timer.backOff();
+      if (tries <= retries) onRetry?.();
     }
+    if (asked.sent === 0) throw failure; // else one that cannot be sent is as good as lost
+    throw noAnswer(socket, { tries: retries + 1, startedAt, ...asked });
   } finally {
-    socket.onDatagram = (bytes) => socket.ignore(bytes);
-    earlier.push({ payload, tries });
-    if (earlier.length > LATE_PAYLOADS) earlier.shift();
+    socket.forget(asked);
   }
-  if (!sent) throw failure; // a try that cannot be sent is as good as lost, unless none could be
-  const count = retries === 0 ? "1 try" : `${retries + 1} tries`;
-  const seconds = Number(((performance.now() - start) / 1000).toPrecision(2));
-  const other = socket.stranger && `, but ${socket.stranger} answered`; // say, for 0.0.0.0
-  throw new NoAnswerError(
-    `no answer from ${formatAddress(socket.server)} after ${count} in ${seconds} s${other}`,
-  );
-}
-
-/** Whether a send failed for good, as what it was given is longer than a datagram. */
-function isTooLong({ cause }: { cause?: unknown }): boolean {
-  return (cause as { code?: string } | undefined)?.code === "EMSGSIZE";
 }
 
 /** The retransmission timer of RFC 6298; times in ms. */
@@ -304,15 +133,157 @@ export class RetransmissionTimer {
   }
 }
 
-/** What `promise` resolves to; nothing if it takes longer than `ms`. */
-async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
-  const late = Promise.withResolvers<undefined>();
-  const timer = setTimeout(() => late.resolve(undefined), ms);
-  try {
-    return await Promise.race([promise, late.promise]);
-  } finally {
-    clearTimeout(timer);
+/** A UDP socket for one server. What others send to it is counted, not believed. */
+export class EchoSocket {
+  /** Datagrams of others, and those of the server that match nothing that is waited for. */
+  readonly ignored = { strangers: 0, unmatched: 0 };
+  /** How long an echo may take. */
+  readonly timer: RetransmissionTimer;
+  /** The address of the server, as its datagrams have it. */
+  readonly server: string;
+  /** Called with each datagram from the server; tells whether it was waited for. */
+  onDatagram: (bytes: Uint8Array) => boolean = () => false;
+  readonly #socket: Deno.DatagramConn;
+  readonly #address: Deno.NetAddr;
+  #received = 0; // datagrams, from anybody
+  #stranger = ""; // the first since the last request began
+  #resent: Uint8Array | undefined; // the last payload that was sent more than once
+  #closed = false;
+
+  /** See {@linkcode open}. */
+  constructor(socket: Deno.DatagramConn, address: Deno.NetAddr, options: OpenOptions) {
+    this.#socket = socket;
+    this.#address = address;
+    this.server = formatAddress({ ...address, hostname: withoutZone(address.hostname) });
+    this.timer = new RetransmissionTimer((options.timeoutSeconds ?? TIMEOUT_SECONDS) * 1000);
+    this.#receiveDatagrams();
   }
+
+  /** One loop for good: a receive that lost a race with a timer would swallow the next datagram. */
+  async #receiveDatagrams(): Promise<void> {
+    const buffer = new Uint8Array(BUFFER_BYTES);
+    while (!this.#closed) {
+      try {
+        const [bytes, from] = await this.#socket.receive(buffer);
+        this.#received++;
+        const peer = formatAddress(from as Deno.NetAddr);
+        if (peer !== this.server) {
+          this.ignored.strangers++;
+          this.#stranger ||= peer;
+        } else if (!this.onDatagram(bytes)) this.ignored.unmatched++;
+      } catch {
+        // It is the close; or, on Windows, word of a closed port, which the timer tells as well.
+        if (!this.#closed) await sleep(RECEIVE_RETRY_MS);
+      }
+    }
+  }
+
+  /** Step 1c.i: sends one datagram. @throws Error that names the address, and keeps its cause */
+  async send(bytes: Uint8Array): Promise<void> {
+    try {
+      await this.#socket.send(bytes, this.#address);
+    } catch (cause) {
+      throw cannot(`send to ${formatAddress(this.#address)}`, cause);
+    }
+  }
+
+  /** Waits for the echo of `payload`. */
+  expect(payload: Uint8Array): Expected {
+    const { promise, resolve } = Promise.withResolvers<true>();
+    this.onDatagram = (bytes) => {
+      const matches = sameBytes(bytes, payload);
+      if (matches) resolve(true);
+      return matches;
+    };
+    this.#stranger = "";
+    const ambiguous = this.#resent !== undefined && sameBytes(payload, this.#resent);
+    return { payload, echo: promise, sent: 0, ambiguous, unmatched: this.ignored.unmatched };
+  }
+
+  /** Ends that; a late echo of what was sent more than once may still come. */
+  forget({ payload, sent }: Expected): void {
+    this.onDatagram = () => false;
+    if (sent > 1) this.#resent = payload;
+  }
+
+  /** Who answered in place of the server, as for 0.0.0.0; "": nobody. */
+  get stranger(): string {
+    return this.#stranger;
+  }
+
+  /** The most bytes that a datagram to the server holds. */
+  get mostBytes(): number {
+    const { hostname } = this.#address;
+    return hostname.includes(":") && !hostname.startsWith("::ffff:")
+      ? MAX_IPV6_BYTES
+      : MAX_IPV4_BYTES;
+  }
+
+  /** Waits until what lies in the socket is read: after a pause, timers come before that. */
+  async drain(): Promise<void> {
+    for (let before = -1, turns = 0; before < this.#received && turns < 100; turns++) {
+      before = this.#received;
+      await turn();
+    }
+  }
+
+  /** Step 1c.ii: closes the socket, as no more communication is intended. */
+  close(): void {
+    this.#closed = true;
+    this.#socket.close();
+  }
+}
+
+/** A datagram whose echo is waited for. */
+export type Expected = {
+  payload: Uint8Array;
+  echo: Promise<true>;
+  sent: number; // times
+  ambiguous: boolean; // whether its echo may be a late one of the same bytes before
+  unmatched: number; // datagrams of the server so far
+};
+
+/** No echo came, however often the datagram was sent. */
+export class NoAnswerError extends Error {}
+
+/** What is known of a datagram whose echo did not come. */
+function noAnswer(
+  socket: EchoSocket,
+  { tries, startedAt, unmatched }: { tries: number; startedAt: number; unmatched: number },
+): NoAnswerError {
+  const seconds = Number(((performance.now() - startedAt) / 1000).toPrecision(2));
+  const count = `${tries} ${tries === 1 ? "try" : "tries"} in ${seconds} s`;
+  const others = socket.ignored.unmatched - unmatched;
+  if (others > 0) {
+    const had = `${plural(others, "answer")} had other bytes`;
+    return new NoAnswerError(`no echo from ${socket.server} after ${count}: ${had}`);
+  }
+  const stranger = socket.stranger && `, but ${socket.stranger} answered`;
+  return new NoAnswerError(`no answer from ${socket.server} after ${count}${stranger}`);
+}
+
+/** Whether a send failed for good, as what it was given is longer than a datagram. */
+function isTooLong(error: unknown): boolean {
+  return ((error as Error | undefined)?.cause as { code?: string } | undefined)?.code ===
+    "EMSGSIZE";
+}
+
+/** The address of a host. @throws Error where it is not found in time */
+async function resolveInTime(
+  hostname: string,
+  timeoutSeconds: number = TIMEOUT_SECONDS,
+): Promise<string> {
+  const address = await within(timeoutSeconds * 1000, resolve(hostname));
+  if (address) return address;
+  throw new Error(
+    `cannot find the address of ${quote(hostname)}: no answer within ${timeoutSeconds} s`,
+  );
+}
+
+/** Where to bind for a server: on this machine only, if it is here. */
+function localHost(server: string): string {
+  if (server.includes(":")) return server === "::1" ? server : "::";
+  return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
 }
 
 /**
@@ -326,526 +297,803 @@ export async function converse(
   input: ReadableStream<Uint8Array>,
   output: WritableStream<Uint8Array>,
   options: ConverseOptions = {},
-): Promise<Conversation> {
-  const { echo = true, stop = ["stop", "exit"], retries = 3, onReady, onLost } = options;
-  const writer = output.getWriter();
-  const counts = { sent: 0, echoed: 0, lost: 0 };
-  const stopWords = new Set(stop.map(trimBlanks));
-  let stopped = false;
-  let unanswered: NoAnswerError | undefined;
+): Promise<ConversationTotals> {
+  const { echo = true, retries = RETRIES, onReady, onLost } = options;
+  const stopWords = (options.stopWords ?? STOP_WORDS).map(trimBlanks);
+  const [reader, writer] = [linesOf(input, socket.mostBytes).getReader(), output.getWriter()];
+  const totals = { sent: 0, echoed: 0, lost: 0 };
+  let unanswered: unknown;
   onReady?.();
-  for await (const line of linesOf(input, () => stopped && options.onLeft?.())) {
-    const sentence = line.at(-1) === NEWLINE ? line.subarray(0, -1) : line;
-    counts.sent++;
-    try {
-      if (echo) {
-        await request(socket, sentence, options);
-        if (counts.echoed++ === 0 && counts.lost > 0) {
-          const which = counts.lost === 1 ? "sentence 1 is" : `sentences 1 to ${counts.lost} are`;
-          onLost?.(`${which} lost: no answer from ${formatAddress(socket.server)}`);
+  try {
+    for (let line; (line = (await reader.read()).value);) {
+      if (line.length === 0) continue; // behind the last line end
+      const sentence = withoutLineEnd(line);
+      totals.sent++;
+      try {
+        if (echo) await request(socket, sentence, options);
+        else await socket.send(sentence);
+        if (echo && totals.echoed++ === 0 && totals.lost > 0) {
+          const which = totals.lost === 1 ? "sentence 1 is" : `sentences 1 to ${totals.lost} are`;
+          onLost?.(`${which} lost: no answer from ${socket.server}`);
         }
-        await writer.write(line);
-      } else await socket.send(sentence);
-    } catch (error) {
-      if (!(error instanceof NoAnswerError)) throw error;
-      if (counts.echoed === 0 && retries > 0) throw error; // nobody is there
-      counts.lost++;
-      unanswered = error;
-      if (counts.echoed > 0) onLost?.(`sentence ${counts.sent} is lost: ${error.message}`);
-    }
-    stopped = stopWords.has(trimBlanks(decoder.decode(sentence)));
-    if (stopped) break;
-    onReady?.();
-  }
-  writer.releaseLock();
-  if (unanswered && counts.echoed === 0) throw unanswered;
-  return counts;
-}
-
-/** Without the blanks that the server does not mind around a stop word. */
-function trimBlanks(text: string): string {
-  return text.replace(/^[\t-\r ]+|[\t-\r ]+$/g, "");
-}
-
-/**
- * The lines of `input`, with their ends. Where they are not all taken, it tells `onLeft` of those it
- * has. @throws Error for a line that fits in no datagram
- */
-async function* linesOf(
-  input: ReadableStream<Uint8Array>,
-  onLeft: () => void,
-): AsyncGenerator<Uint8Array> {
-  const line = new Uint8Array(MAX_DATAGRAM_BYTES + 1); // and its end
-  let length = 0;
-  function add(bytes: Uint8Array): void {
-    line.set(bytes.subarray(0, Math.max(line.length - length, 0)), Math.min(length, line.length));
-    length += bytes.length;
-  }
-  function take(end: number, more = ""): Uint8Array {
-    if (length - end > MAX_DATAGRAM_BYTES) {
-      const most = `a datagram holds ${MAX_DATAGRAM_BYTES} at most`;
-      throw new Error(`a sentence of ${length - end} bytes${more} is refused: ${most}`);
-    }
-    const taken = line.slice(0, length);
-    length = 0;
-    return taken;
-  }
-  for await (const chunk of input) {
-    let start = 0;
-    try {
-      for (let end; (end = chunk.indexOf(NEWLINE, start) + 1) > 0;) {
-        add(chunk.subarray(start, end));
-        start = end;
-        yield take(1);
+        if (echo) await writer.write(line);
+      } catch (error) {
+        const lost = error instanceof NoAnswerError && (totals.echoed > 0 || retries === 0);
+        if (!lost) throw error; // or nobody is there
+        totals.lost++;
+        unanswered = error;
+        if (totals.echoed > 0) onLost?.(`sentence ${totals.sent} is lost: ${error.message}`);
       }
-      add(chunk.subarray(start));
-      start = chunk.length;
-      if (length > line.length) take(0, " or more"); // refused at once: its end may never come
-    } finally {
-      if (start < chunk.length) onLeft();
+      if (isStopWord(sentence, stopWords)) {
+        if (await hasMore(reader)) throw new Error(LEFT);
+        break;
+      }
+      onReady?.();
     }
+  } finally {
+    reader.cancel().catch(() => {});
+    writer.releaseLock();
   }
-  if (length > 0) yield take(0);
+  if (unanswered && totals.echoed === 0) throw unanswered;
+  return totals;
 }
 
-/** Probes the server like ping; a datagram that is lost stays lost. */
+/** The lines of `input` with their ends. @throws Error for one that fits in no datagram */
+function linesOf(input: ReadableStream<Uint8Array>, mostBytes: number): ReadableStream<Uint8Array> {
+  let length = 0; // of a line that goes on
+  const refuse = (bytes: string): Error =>
+    new Error(`a sentence of ${bytes} is refused: a datagram holds ${mostBytes} at most`);
+  return input
+    .pipeThrough(
+      new TransformStream<Uint8Array, Uint8Array>({
+        transform(chunk, controller): void {
+          const end = chunk.lastIndexOf(0x0a);
+          length = end < 0 ? length + chunk.length : chunk.length - end - 1;
+          controller.enqueue(chunk);
+          if (length > mostBytes + 1) throw refuse(`${length} bytes or more`); // it may never end
+        },
+      }),
+    )
+    .pipeThrough(new DelimiterStream(Uint8Array.of(0x0a), { disposition: "suffix" }))
+    .pipeThrough(
+      new TransformStream<Uint8Array, Uint8Array>({
+        transform(line, controller): void {
+          const { length } = withoutLineEnd(line);
+          if (length > mostBytes) throw refuse(`${length} bytes`);
+          controller.enqueue(line);
+        },
+      }),
+    );
+}
+
+/** Whether there is input behind a stop word, if only on its way. */
+async function hasMore(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<boolean> {
+  const next = await within(LEFT_MS, reader.read());
+  if (!next?.value) return false;
+  return next.value.length > 0 || hasMore(reader);
+}
+
+/** Probes the server like ping: numbered datagrams, of which one that is lost stays lost. */
 export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Promise<ProbeBook> {
-  const book = new ProbeBook({ timeoutSeconds: 1, ...options });
-  socket.onDatagram = (bytes) => book.receive(bytes);
-  // What cannot be sent is lost, as on the way; the first reason is told at the end.
-  await book.run((payload) => socket.send(payload).catch((error) => void (book.failure ??= error)));
+  const { count = 4, intervalSeconds = 1, signal, onProgress } = options;
+  const timeoutMs = (options.timeoutSeconds ?? TIMEOUT_SECONDS) * 1000;
+  const [book, waiter] = [new ProbeBook(options), new Waiter()];
+  let ended = signal?.aborted ?? false;
+  signal?.addEventListener("abort", () => {
+    ended = true;
+    waiter.wake();
+  }, { once: true });
+  socket.onDatagram = (bytes) => {
+    const known = book.take(bytes);
+    onProgress?.(book);
+    waiter.wake();
+    return known;
+  };
+  let due = performance.now();
+  for (let seq = 1; seq <= count && !ended; seq++) {
+    book.send(seq, (payload) => socket.send(payload));
+    onProgress?.(book);
+    if (seq === count) break;
+    due = Math.max(due + intervalSeconds * 1000, performance.now()); // late ones go in no burst
+    if (intervalSeconds > 0) await waiter.until(due, () => ended);
+    else await waiter.until(due + FLOOD_MS, () => ended || book.isBack(seq));
+  }
+  await waiter.until(performance.now() + timeoutMs, () => book.counts().lost === 0);
+  await socket.drain();
+  const lingerMs = Math.min(Math.max(2 * book.longest, LINGER_MS), timeoutMs);
+  await waiter.until(performance.now() + lingerMs, () => false); // for copies of the last ones
+  await socket.drain();
+  socket.onDatagram = () => false;
   return book;
 }
-
-/** The command line: arguments, keyboard or pipe to `open` and `converse`, or `--count` to `probe`. */
-export async function main(args: string[]): Promise<number> {
-  if (showInfo(args)) return 0;
-  const options = parseOptions(args);
-  const { flags, values, numbers } = options;
-  const name = values.host![0]!;
-  const port = numbers.port!;
-  const timeoutSeconds = numbers.timeout!;
-  const onTrace = flags.has("trace")
-    ? (rung: Rung): void => console.error(formatRung("client", rung))
-    : undefined;
-  const probing = isProbe(options);
-  const names = numericAddress(name) ? [] : [name]; // looking one up takes a permission of its own
-  requireNet(...names);
-  const hostname = await resolve(name);
-  const server = formatAddress({ hostname, port });
-  requireNet(...names, formatAddress({ hostname: localHost(hostname), port: 0 }), server);
-  const socket = await open({ hostname, port, timeoutSeconds, onTrace });
-  try {
-    if (probing) return await showProbe(options, server, (show) => probe(socket, show));
-    onSignals();
-    const { input, output, prompt, end } = openDialog(options, { byLine: true });
-    const { lost } = await converse(socket, input, output, {
-      echo: !flags.has("no-echo"),
-      stop: flags.has("no-stop") ? [] : values.stop!,
-      retries: numbers.retries!,
-      onReady: prompt,
-      onLost: warn,
-      onLeft: () => warn("what stands behind the stop word is not sent; with --no-stop all is"),
-    }).finally(end);
-    return lost === 0 ? 0 : 1;
-  } catch (error) {
-    if (!(error instanceof NoAnswerError)) throw error;
-    throw new Error(`${error.message}; is udp_server.ts running there?`, { cause: error });
-  } finally {
-    socket.close();
-    const odd = Object.entries(socket.ignored).filter(([, count]) => count > 0);
-    if (odd.length > 0) {
-      warn(`ignored datagrams: ${odd.map(([why, count]) => `${count} ${why}`).join(", ")}`);
-    }
-  }
-}
-
-function warn(text: string): void {
-  console.error(`${NAME}: ${text}`);
-}
-
-// ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
-
-const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
-const STATUS_MS = 200; // between two drawings of the live status
-const STEPS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
-const BAR_COLUMNS = 40; // of the longest bar of a histogram
-
-/** How to probe; the defaults are those of the command line. */
-export type ProbeOptions = {
-  count?: number; // probes, at most 1,000,000, as their times are kept; default 4
-  intervalSeconds?: number; // from one to the next; 0: once the echo is back, or 100 a second
-  size?: number; // bytes of each, 16 at least
-  timeoutSeconds?: number; // to wait for the last echoes
-  signal?: AbortSignal; // ends the probe
-  onEcho?: (echo: ProbeEcho) => void;
-  onProgress?: (book: ProbeBook) => void; // after each probe and each echo
-  onTrace?: ((rung: Rung) => void) | undefined;
-};
-/** One echo, as `--json` prints it. */
-export type ProbeEcho = { event: "echo"; seq: number; bytes: number; rtt_ms: number };
-/** Round trips in ms: mdev is the standard deviation, as in ping; percentiles by nearest rank. */
-export type RoundTrips = Record<"min" | "avg" | "max" | "mdev" | "p50" | "p90" | "p99", number>;
-/** What became of the probes. */
-export type ProbeCounts = Record<
-  "sent" | "echoed" | "lost" | "duplicated" | "reordered" | "corrupt",
-  number
->;
 
 /** The book that a probe keeps: what was sent when, and what came back. */
 export class ProbeBook {
   /** Round trips in ms, in order of arrival. */
   readonly times: number[] = [];
+  /** When the first and the last probe were sent, in ms. */
+  readonly span = { first: 0, last: 0 };
+  /** The longest round trip, in ms. */
+  longest = 0;
+  /** Why a probe could not be sent, if one could not. */
+  failure: unknown;
+  readonly #options: ProbeOptions;
   readonly #run = hex(Math.floor(Math.random() * 2 ** 28), 7);
-  readonly #sentAt: number[] = []; // ms, by number, from 1
-  readonly #back = new Map<number, "whole" | "damaged">(); // by number
+  readonly #sentAt: Float64Array; // ms, by number, from 1
+  readonly #back: Uint8Array; // by number: WHOLE or DAMAGED
   readonly #odd = { duplicated: 0, reordered: 0, corrupt: 0 };
-  /** What kept probes from being sent, if anything did. */
-  failure: Error | undefined;
+  #sent = 0;
+  #returned = 0; // whole or damaged, but once each
   #latest = 0; // the highest number that is back
-  #ended = false;
-  #wake = (): void => {};
+  #pending = 0; // sends
 
   /** An empty book. */
-  constructor(readonly options: ProbeOptions) {
-    options.signal?.addEventListener("abort", () => this.end(), { once: true });
-    this.#ended = options.signal?.aborted ?? false;
+  constructor(options: ProbeOptions) {
+    const { count = 4 } = options;
+    this.#options = options;
+    this.#sentAt = new Float64Array(count + 1);
+    this.#back = new Uint8Array(count + 1);
   }
 
   /** Probe number `seq`: unlike any other, and one line for a server that prints it. */
-  payload(seq: number): Uint8Array {
-    const { size = 64 } = this.options;
+  #payload(seq: number): Uint8Array {
+    const { size = 64 } = this.#options;
     return encoder.encode(`${(this.#run + hex(seq, 8)).padEnd(size - 1, ".")}\n`);
   }
 
-  /** Sends all probes in their time, then waits for the last echoes. */
-  async run(send: (payload: Uint8Array) => Promise<void>): Promise<void> {
-    const { count = 4, intervalSeconds = 1, timeoutSeconds = 5, onProgress } = this.options;
-    const timeoutMs = timeoutSeconds * 1000;
-    for (let seq = 1, next = performance.now(); seq <= count && !this.#ended; seq++) {
-      const payload = this.payload(seq);
-      this.#sentAt[seq] = performance.now();
-      let sent = false;
-      send(payload).then(() => sent = true, (error) => this.end(error)).finally(() => this.#wake());
-      await this.#wait(performance.now() + timeoutMs, () => sent);
-      if (!sent) return this.end(new Error(`nothing more is taken for ${timeoutSeconds} s`));
-      onProgress?.(this);
-      if (seq === count) break;
-      next = Math.max(next + intervalSeconds * 1000, performance.now()); // late ones in no burst
-      if (intervalSeconds > 0) await this.#wait(next, () => false);
-      else await this.#wait(next + FLOOD_MS, () => this.#back.has(seq));
-    }
-    const allBack = (): boolean => this.counts().lost === 0;
-    await this.#wait(performance.now() + timeoutMs, allBack);
-  }
-
-  /** Until then, or until it is done; but what came meanwhile is taken in any case. */
-  async #wait(until: number, done: () => boolean): Promise<void> {
-    while (!done() && !this.#ended) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      this.#wake = resolve;
-      const timer = setTimeout(resolve, Math.max(until - performance.now(), 0));
-      await promise;
-      clearTimeout(timer);
-      if (performance.now() >= until) break;
-    }
+  /** Sends a probe. One that cannot be sent is lost, as if it were on its way. */
+  send(seq: number, send: (payload: Uint8Array) => Promise<void>): void {
+    this.#sent = seq;
+    this.#sentAt[seq] = this.span.last = performance.now();
+    this.span.first ||= this.span.last;
+    if (this.#pending === MAX_PENDING) return; // nothing is taken at the moment
+    this.#pending++;
+    send(this.#payload(seq))
+      .catch((error) => this.failure ??= error)
+      .finally(() => this.#pending--);
   }
 
   /** Takes what came back: an echo, one more of the same, one overtaken, or other bytes. */
-  receive(bytes: Uint8Array): void {
+  take(bytes: Uint8Array): boolean {
     const now = performance.now();
     const seq = parseInt(decoder.decode(bytes.subarray(7, 15)), 16);
-    const sentAt = this.#sentAt[seq];
-    const before = this.#back.get(seq);
-    if (sentAt === undefined || !sameBytes(bytes, this.payload(seq))) {
+    const known = seq >= 1 && seq <= this.#sent;
+    if (!known || !sameBytes(bytes, this.#payload(seq))) {
       this.#odd.corrupt++;
-      if (sentAt !== undefined && !before) this.#back.set(seq, "damaged");
-    } else if (before === "whole") this.#odd.duplicated++;
+      if (known) this.#mark(seq, DAMAGED);
+    } else if (this.#back[seq] === WHOLE) this.#odd.duplicated++;
     else {
-      this.#back.set(seq, "whole");
-      this.times.push(now - sentAt);
+      this.#mark(seq, WHOLE);
+      const ms = now - this.#sentAt[seq]!;
+      this.times.push(ms);
+      this.longest = Math.max(this.longest, ms);
       if (seq < this.#latest) this.#odd.reordered++;
       this.#latest = Math.max(this.#latest, seq);
-      const rtt_ms = round(now - sentAt);
-      this.options.onEcho?.({ event: "echo", seq, bytes: bytes.length, rtt_ms });
+      const rtt_ms = toMicroseconds(ms);
+      this.#options.onEcho?.({ event: "echo", seq, bytes: bytes.length, rtt_ms });
     }
-    this.options.onProgress?.(this);
-    this.#wake();
+    return true;
   }
 
-  /** Ends the probe before its time, perhaps as it failed. */
-  end(failure?: Error): void {
-    if (!this.#ended) this.failure ??= failure;
-    this.#ended = true;
-    this.#wake();
+  #mark(seq: number, how: number): void {
+    if (!this.#back[seq]) this.#returned++;
+    this.#back[seq] = Math.max(this.#back[seq]!, how);
+  }
+
+  /** Whether a probe came back, if only damaged. */
+  isBack(seq: number): boolean {
+    return this.#back[seq]! > 0;
   }
 
   /** The counts so far. Lost is what did not come back, not even damaged. */
   counts(): ProbeCounts {
-    const sent = Math.max(this.#sentAt.length - 1, 0);
-    return { sent, echoed: this.times.length, lost: sent - this.#back.size, ...this.#odd };
+    const lost = this.#sent - this.#returned;
+    return { sent: this.#sent, echoed: this.times.length, lost, ...this.#odd };
   }
-}
-
-/** The figures of some round trips in ms; none of no round trip. */
-export function roundTrips(times: number[]): RoundTrips | undefined {
-  if (times.length === 0) return undefined;
-  const sorted = times.toSorted((a, b) => a - b);
-  const mean = (values: number[]): number => values.reduce((a, b) => a + b) / values.length;
-  const rank = (share: number): number => sorted[Math.ceil(share * sorted.length) - 1]!;
-  const avg = mean(times);
-  const mdev = Math.sqrt(mean(times.map((time) => (time - avg) ** 2)));
-  const [min, max, p50, p90, p99] = [sorted[0]!, sorted.at(-1)!, rank(0.5), rank(0.9), rank(0.99)];
-  const figures = Object.entries({ min, avg, max, mdev, p50, p90, p99 });
-  return Object.fromEntries(figures.map(([name, ms]) => [name, round(ms)])) as RoundTrips;
-}
-
-/** What a probe found, for people or as JSON. */
-function formatSummary(book: ProbeBook, json: boolean): string {
-  const counts = book.counts();
-  const rtt = roundTrips(book.times);
-  if (json) return toJson({ event: "summary", ...counts, ...(rtt && { rtt_ms: rtt }) });
-  const text = Object.entries(counts).map(([what, count]) => `${count} ${what}`).join(", ");
-  if (!rtt) return text;
-  const figures = Object.values(rtt).map((ms) => ms.toFixed(3));
-  const moments = `rtt min/avg/max/mdev = ${figures.slice(0, 4).join("/")} ms`;
-  const percentiles = `    p50/p90/p99 = ${figures.slice(4).join("/")} ms`;
-  return [text, moments, percentiles, ...histogram(book.times)].join("\n");
-}
-
-/** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 … */
-function histogram(times: number[]): string[] {
-  const counts = STEPS_MS.map(() => 0);
-  for (const time of times) {
-    const step = STEPS_MS.findIndex((ms) => time <= ms);
-    counts[step < 0 ? counts.length - 1 : step]!++;
-  }
-  const most = counts.reduce((a, b) => Math.max(a, b));
-  return STEPS_MS.map((ms, i) => {
-    const [number, unit] = ms < 1 ? [ms * 1000, "µs"] : ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
-    const bar = "█".repeat(Math.ceil(counts[i]! / most * BAR_COLUMNS));
-    const label = `${Math.round(number)} ${unit}`.padStart(6);
-    return `  to ${label} ${String(counts[i]).padStart(7)} ${bar}`.trimEnd();
-  }).slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
-}
-
-/** Whether a command line asks for a probe. @throws UsageError where it asks for more besides */
-function isProbe({ words, flags, numbers }: Options): boolean {
-  if (!numbers.count) return false;
-  if (words.length > 0) throw new UsageError(`--count sends probes, and not ${quote(words[0]!)}`);
-  if (flags.has("no-echo")) throw new UsageError("--count waits for echoes: without --no-echo");
-  return true;
-}
-
-/** Shows a probe as it runs, then what it found; the first SIGINT ends it. Returns the exit code. */
-async function showProbe(
-  { flags, numbers }: Options,
-  server: string,
-  probe: (options: ProbeOptions) => Promise<ProbeBook>,
-): Promise<number> {
-  const json = flags.has("json");
-  const interrupt = new AbortController();
-  onSignals(() => interrupt.abort());
-  const status = (text: string): void => {
-    if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(encoder.encode(`\r\x1b[K${text}`));
-  };
-  let lines = "";
-  let writing = Promise.resolve();
-  /** Writes what is there by then: a stdout that is not read holds up neither probe nor signal. */
-  async function writeLines(): Promise<void> {
-    const text = lines;
-    lines = "";
-    if (text !== "") await writeOut(encoder.encode(text));
-  }
-  function print(line: string): void {
-    lines += `${line}\n`;
-    writing = writing.then(writeLines);
-    writing.catch(() => interrupt.abort()); // nobody reads on
-  }
-  let current: ProbeBook | undefined;
-  const ticker = setInterval(() => { // not with each probe: drawing would be part of its time
-    const { sent, echoed, lost } = current?.counts() ?? { sent: 0, echoed: 0, lost: 0 };
-    status(`${sent} sent, ${echoed} echoed, ${lost} not yet`);
-  }, STATUS_MS);
-  const book = await probe({
-    count: numbers.count!,
-    intervalSeconds: numbers.interval!,
-    size: numbers.size!,
-    timeoutSeconds: numbers.timeout!,
-    signal: interrupt.signal,
-    onProgress: (book) => current = book,
-    onEcho: (echo) => {
-      if (flags.has("quiet")) return;
-      status("");
-      const time = echo.rtt_ms.toFixed(3);
-      const line = `${echo.bytes} bytes from ${server}: seq=${echo.seq} time=${time} ms`;
-      print(json ? toJson(echo) : line);
-    },
-  }).finally(() => {
-    clearInterval(ticker);
-    status("");
-  });
-  print(formatSummary(book, json));
-  await writing;
-  if (book.failure) throw book.failure;
-  const { sent, echoed, corrupt } = book.counts();
-  return echoed === sent && corrupt === 0 ? 0 : 1;
-}
-
-/** Where sentences come from: the arguments, the keyboard or a pipe. And where echoes go. */
-type Dialog = {
-  input: ReadableStream<Uint8Array>;
-  output: WritableStream<Uint8Array>;
-  prompt: () => void;
-  end: () => void; // ends the line of a prompt that nobody answered
-};
-
-/** The dialog that a command line asks for. Its output takes bytes as they come, or line by line. */
-function openDialog({ words, flags }: Options, { byLine }: { byLine: boolean }): Dialog {
-  const typing = words.length === 0 && Deno.stdin.isTerminal();
-  const partial = new TextDecoder("utf-8", { ignoreBOM: true });
-  let prompted = false;
-  const typed = new TransformStream<Uint8Array, Uint8Array>({
-    transform(line, controller): void {
-      prompted = false;
-      controller.enqueue(line);
-    },
-  });
-  function show(echo: Uint8Array): Uint8Array {
-    if (!flags.has("json") && !Deno.stdout.isTerminal()) return echo; // byte-exact
-    const text = partial.decode(echo, { stream: !byLine });
-    if (!flags.has("json")) return encoder.encode(text.split("\n").map(escape).join("\n"));
-    const end = byLine && text.endsWith("\n") ? 1 : 0;
-    const said = { bytes: echo.length - end, text: text.slice(0, text.length - end) };
-    return encoder.encode(`${toJson({ event: "echo", ...said })}\n`);
-  }
-  return {
-    input: words.length > 0
-      ? ReadableStream.from([encoder.encode(words.map((word) => `${word}\n`).join(""))])
-      : typing
-      ? Deno.stdin.readable.pipeThrough(typed)
-      : Deno.stdin.readable,
-    output: new WritableStream({
-      async write(echo): Promise<void> {
-        if (!flags.has("quiet")) await writeOut(show(echo));
-      },
-    }),
-    prompt: () => {
-      if (typing) Deno.stderr.writeSync(encoder.encode("> "));
-      prompted = typing;
-    },
-    end: () => {
-      if (prompted) console.error();
-      prompted = false;
-    },
-  };
 }
 
 function hex(number: number, digits: number): string {
   return number.toString(16).padStart(digits, "0");
 }
 
-/** To the microsecond. */
-function round(ms: number): number {
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+}
+
+/** Where a socket sends to, and whom it believes. */
+export type OpenOptions = {
+  hostname?: string;
+  port?: number;
+  timeoutSeconds?: number; // for the name look-up, and the first RTO
+  onTrace?: ((rung: Rung) => void) | undefined;
+};
+
+/** How to ask. */
+export type RequestOptions = {
+  retries?: number;
+  onRetry?: () => void; // no echo came in time, and it is sent again
+};
+
+/** Options of {@linkcode converse}; their defaults are those of the command line. */
+export type ConverseOptions = RequestOptions & {
+  echo?: boolean;
+  stopWords?: string[]; // sentences that end the conversation
+  onReady?: () => void; // before each sentence: time for a prompt
+  onLost?: (text: string) => void; // of a sentence that was never answered
+};
+
+/** What a conversation moved, in sentences. */
+export type ConversationTotals = { sent: number; echoed: number; lost: number };
+
+/** How to probe; the defaults are those of the command line, but for `count`: 4. */
+export type ProbeOptions = {
+  count?: number; // at most 1,000,000, as their times are kept
+  intervalSeconds?: number; // from one to the next; 0: once the echo is back, or 100 a second
+  size?: number; // bytes of each, 16 at least
+  timeoutSeconds?: number; // to wait for the last echoes
+  signal?: AbortSignal; // ends the probe, once what is under way is back
+  onEcho?: (echo: ProbeEcho) => void;
+  onProgress?: (book: ProbeBook) => void; // after each probe and each datagram
+};
+
+/** What became of the probes. */
+export type ProbeCounts = Record<
+  "sent" | "echoed" | "lost" | "duplicated" | "reordered" | "corrupt",
+  number
+>;
+
+const NAME = "udp_client";
+const HELP = `UDP echo client: sends sentences, resends what is lost, and checks the echoes.
+
+Usage: deno run --unstable-net --allow-net=LOCAL:0,HOST:PORT udp_client.ts
+       [options] [message…]
+
+Without a message it reads the keyboard or a pipe, one datagram a line.
+
+  -H, --host HOST          name or address of the server (default ${HOSTNAME})
+  -p, --port PORT          1 to 65535 (default ${PORT})
+      --timeout SECONDS    0.001 to 3600, for the first echo (default ${TIMEOUT_SECONDS})
+      --retries N          0 to 1000: send it again so often (default ${RETRIES})
+      --stop WORD…         a sentence that ends it all (default ${STOP_WORDS.join(", ")})
+      --no-stop            no sentence ends it
+      --no-echo            expect no echo
+  -c, --count N            1 to 1000000: probe like ping, with so many datagrams
+  -i, --interval SECONDS   0 to 3600 between probes; 0: at its echo (default 1)
+  -s, --size BYTES         16 to 65507 of each probe (default 64)
+  -q, --quiet              print no echoes
+      --json               print one JSON object a line
+      --trace              draw each socket call on stderr
+  -h, --help               print this
+  -V, --version            print the version`;
+
+/** The command line: its arguments, the keyboard or a pipe to `converse`, or `--count` to `probe`. */
+export async function main(args: string[]): Promise<number> {
+  stdout.json = args.includes("--json");
+  const flags = parseArgs(args, {
+    boolean: ["no-stop", "no-echo", "quiet", "json", "trace", "help", "version"],
+    string: ["_", "host", "port", "timeout", "retries", "stop", "count", "interval", "size"],
+    collect: ["stop"],
+    alias: {
+      host: "H",
+      port: "p",
+      count: "c",
+      interval: "i",
+      size: "s",
+      quiet: "q",
+      help: "h",
+      version: "V",
+    },
+    default: {
+      host: HOSTNAME,
+      port: `${PORT}`,
+      timeout: `${TIMEOUT_SECONDS}`,
+      retries: `${RETRIES}`,
+      stop: STOP_WORDS,
+      interval: "1",
+      size: "64",
+    },
+    unknown: (arg, name) => name === undefined || refuse(arg, args),
+  });
+  if (flags.help || flags.version) {
+    stdout.print(flags.help ? HELP : `${NAME} ${VERSION}`);
+    return 0;
+  }
+  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
+  const name = toHost(flags.host);
+  const port = toNumber(["port", flags.port], { min: 1, max: 65_535 });
+  const timeoutSeconds = toNumber(["timeout", flags.timeout], {
+    min: 0.001,
+    max: 3_600,
+    whole: false,
+  });
+  const retries = toNumber(["retries", flags.retries], { min: 0, max: 1_000 });
+  const plan = toProbePlan(flags);
+  checkMessages(flags._);
+  const hostname = await resolveInTime(name, timeoutSeconds);
+  requireNet(`${toPermission(localHost(hostname))}:0`, `${toPermission(hostname)}:${port}`);
+  if (!plan && Deno.pid === 1) onSignals(); // which no signal ends by itself
+  const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
+  const onTrace = (rung: Rung): void => {
+    prompt.end();
+    stderr.print(formatRung("client", rung));
+  };
+  const server = { hostname, port, timeoutSeconds };
+  const socket = await open(flags.trace ? { ...server, onTrace } : server);
+  try {
+    if (plan) return await runProbe(socket, { ...flags, ...plan, timeoutSeconds });
+    return await talk(socket, { ...flags, prompt, stopWords, retries });
+  } finally {
+    socket.close();
+    const { strangers, unmatched } = socket.ignored;
+    if (strangers > 0) warn(`${plural(strangers, "datagram")} of strangers ignored`);
+    if (unmatched > 0) {
+      warn(`${plural(unmatched, "datagram")} of the server ignored: nothing waited for such bytes`);
+    }
+  }
+}
+
+/** A conversation from the arguments, the keyboard or a pipe. Returns the exit code. */
+async function talk(
+  socket: EchoSocket,
+  { _: words, prompt, quiet, "no-echo": noEcho, stopWords, retries }: {
+    _: string[];
+    prompt: Prompt;
+    quiet: boolean;
+    "no-echo": boolean;
+    stopWords: string[];
+    retries: number;
+  },
+): Promise<number> {
+  let told = !prompt.shown; // a pipe needs no company
+  function onRetry(): void {
+    if (!told) warn(`no answer from ${socket.server} yet; trying again`);
+    told = true;
+  }
+  try {
+    const { lost } = await converse(socket, openInput(words, prompt), openOutput(quiet), {
+      echo: !noEcho,
+      stopWords,
+      retries,
+      onReady: () => prompt.show(),
+      onLost: (text) => warn(text, "lost"),
+      onRetry,
+    });
+    return lost === 0 ? 0 : 1;
+  } catch (error) {
+    const silent = error instanceof NoAnswerError && error.message.startsWith("no answer");
+    if (!silent) throw error;
+    throw new Error(`${error.message}; is udp_server.ts running there?`, { cause: error });
+  } finally {
+    prompt.end();
+  }
+}
+
+/** Where the echo goes: bytes to a pipe, safe text to a terminal, an event a sentence as JSON. */
+function openOutput(quiet: boolean): WritableStream<Uint8Array> {
+  const atTerminal = Deno.stdout.isTerminal();
+  return new WritableStream({
+    async write(line): Promise<void> {
+      if (quiet) return;
+      const sentence = withoutLineEnd(line);
+      const bytes = sentence.length;
+      const event = { event: "echo", bytes, ...preview(sentence, bytes) };
+      if (stdout.json) await writeOut(encoder.encode(`${toJson(event)}\n`));
+      else if (atTerminal) await writeOut(toTerminal(`${decoder.decode(sentence)}\n`));
+      else await writeOut(line);
+    },
+  });
+}
+
+/** Shows a probe as it runs, then what it found; the first signal ends it. Returns the exit code. */
+async function runProbe(
+  socket: EchoSocket,
+  { quiet, trace, ...plan }: ProbePlan & { quiet: boolean; trace: boolean; timeoutSeconds: number },
+): Promise<number> {
+  const interrupt = new AbortController();
+  onSignals(() => interrupt.abort());
+  let current: ProbeBook | undefined;
+  const endStatus = startStatus(quiet && !trace, () => {
+    const { sent = 0, echoed = 0, lost = 0 } = current?.counts() ?? {};
+    return `${sent} sent, ${echoed} echoed, ${lost} not yet`;
+  });
+  const book = await probe(socket, {
+    ...plan,
+    signal: interrupt.signal,
+    onEcho: (echo) => quiet || printEcho(echo, socket.server),
+    onProgress: (book) => current = book,
+  }).finally(endStatus);
+  const counts = book.counts();
+  printSummary(formatCounts(counts), counts, book.times);
+  checkInterval(plan.intervalSeconds, counts.sent, book.span.last - book.span.first);
+  if (book.failure) warn((book.failure as Error).message);
+  return counts.echoed === counts.sent && counts.corrupt === 0 ? 0 : 1;
+}
+
+/** `100 sent, 88 echoed, 12 lost (12 %)`, and what else there is. */
+function formatCounts({ sent, echoed, lost, ...odd }: ProbeCounts): string {
+  const percent = Number((100 * lost / Math.max(sent, 1)).toPrecision(3));
+  const others = Object.entries(odd).filter(([, count]) => count > 0);
+  const more = others.map(([what, count]) => `, ${count} ${what}`).join("");
+  return `${sent} sent, ${echoed} echoed, ${lost} lost (${percent} %)${more}`;
+}
+
+// ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
+
+const STATUS_MS = 200; // between two drawings of the live status
+const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
+const BAR_COLUMNS = 40; // of the longest bar of a histogram
+const LEFT_MS = 200; // behind a stop word, for input that is already on its way
+const LEFT = "input behind the stop word was not sent; --no-stop sends it";
+
+/** What a probe sends: so many messages of so many bytes, one an interval. */
+type ProbePlan = { count: number; size: number; intervalSeconds: number };
+
+/** The probe that a command line asks for, if it does. @throws UsageError */
+function toProbePlan(
+  flags: {
+    _: string[];
+    count?: string | undefined;
+    size: string;
+    interval: string;
+    "no-echo": boolean;
+  },
+): ProbePlan | undefined {
+  const size = toNumber(["size", flags.size], { min: 16, max: 65_507 });
+  const bounds = { min: 0, max: 3_600, whole: false };
+  const intervalSeconds = toNumber(["interval", flags.interval], bounds);
+  if (flags.count === undefined) return undefined;
+  const count = toNumber(["count", flags.count], { min: 1, max: 1_000_000 });
+  const [word] = flags._;
+  if (word !== undefined) throw new UsageError(`--count sends numbers, and not ${quote(word)}`);
+  if (flags["no-echo"]) throw new UsageError("--count waits for echoes: without --no-echo");
+  return { count, size, intervalSeconds };
+}
+
+/** One echo of a probe, as `--json` prints it. */
+export type ProbeEcho = { event: "echo"; seq: number; bytes: number; rtt_ms: number };
+
+/** Round trips in ms: mdev is the standard deviation, as in ping; percentiles by nearest rank. */
+export type RoundTrips = Record<
+  "min" | "avg" | "max" | "mdev" | "p50" | "p90" | "p99" | "jitter",
+  number
+>;
+
+/** The figures of some round trips in ms; jitter is the mean difference of one to the next. */
+export function roundTrips(times: number[]): RoundTrips {
+  const sorted = times.toSorted((a, b) => a - b);
+  const mean = (values: number[]): number =>
+    values.reduce((sum, value) => sum + value, 0) / Math.max(values.length, 1);
+  const rank = (share: number): number => sorted[Math.ceil(share * sorted.length) - 1]!;
+  const avg = mean(times);
+  const figures = {
+    min: sorted[0]!,
+    avg,
+    max: sorted.at(-1)!,
+    mdev: Math.sqrt(mean(times.map((time) => (time - avg) ** 2))),
+    p50: rank(0.5),
+    p90: rank(0.9),
+    p99: rank(0.99),
+    jitter: mean(times.slice(1).map((time, i) => Math.abs(time - times[i]!))),
+  };
+  const rounded = Object.entries(figures).map(([name, ms]) => [name, toMicroseconds(ms)]);
+  return Object.fromEntries(rounded) as RoundTrips;
+}
+
+/** In ms, to the microsecond. */
+function toMicroseconds(ms: number): number {
   return Math.round(ms * 1000) / 1000;
 }
 
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+/** Prints an echo of a probe. */
+function printEcho(echo: ProbeEcho, server: string): void {
+  const time = echo.rtt_ms.toFixed(3);
+  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq} time=${time} ms`;
+  stdout.print(stdout.json ? toJson(echo) : line);
+}
+
+/** Prints what a probe found: its counts, which `text` says to people, and its round trips. */
+function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
+  const event = {
+    event: "summary",
+    ...counts,
+    ...(times.length > 0 && { rtt_ms: roundTrips(times) }),
+  };
+  if (stdout.json) return stdout.print(toJson(event), { ending: true });
+  stdout.print(text, { ending: true });
+  if (times.length === 0) return;
+  const [min, avg, max, mdev, p50, p90, p99, jitter] = Object.values(roundTrips(times))
+    .map((ms) => ms.toFixed(3));
+  stdout.print(`rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms`, { ending: true });
+  stdout.print(`    p50/p90/p99 = ${p50}/${p90}/${p99} ms, jitter = ${jitter} ms`, {
+    ending: true,
+  });
+  for (const bar of histogram(times)) stdout.print(bar, { ending: true });
+}
+
+/** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 …; the last has no upper end. */
+function histogram(times: number[]): string[] {
+  const counts = [...BARS_MS, Infinity].map(() => 0);
+  for (const time of times) {
+    const step = BARS_MS.findIndex((ms) => time <= ms);
+    counts[step < 0 ? BARS_MS.length : step]!++;
+  }
+  const most = Math.max(...counts);
+  const bars = counts.map((count, i) => {
+    const ms = BARS_MS[i] ?? BARS_MS.at(-1)!;
+    const [number, unit] = ms < 1 ? [ms * 1000, "µs"] : ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
+    const label = `${i < BARS_MS.length ? "to" : "over"} ${Math.round(number)} ${unit}`.padStart(
+      10,
+    );
+    return `${label} ${String(count).padStart(7)} ${
+      "█".repeat(Math.ceil(count / most * BAR_COLUMNS))
+    }`.trimEnd();
+  });
+  return bars.slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
+}
+
+/** Says so if probes went out in longer intervals than was asked for. */
+function checkInterval(seconds: number, sent: number, ms: number): void {
+  const real = ms / 1000 / Math.max(sent - 1, 1);
+  if (seconds === 0 || ms < 100 || real < 1.1 * seconds) return;
+  warn(`the interval of ${seconds} s could not be kept: it was ${real.toPrecision(2)} s`);
+}
+
+/** Shows how a probe gets on, where its echoes are not printed; returns what ends that. */
+function startStatus(shown: boolean, status: () => string): () => void {
+  if (!shown || !Deno.stderr.isTerminal()) return () => {};
+  const draw = (text: string): void => stderr.print(`\r\x1b[K${text}`, { end: "" });
+  const ticker = setInterval(() => draw(status()), STATUS_MS);
+  return () => {
+    clearInterval(ticker);
+    draw("");
+  };
+}
+
+/** Waits for a time to come or something to happen, whichever is first. */
+class Waiter {
+  wake: () => void = () => {};
+
+  /** Until `time`, of performance.now(), or until `done` holds when it is woken. */
+  async until(time: number, done: () => boolean): Promise<void> {
+    while (!done() && performance.now() < time) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const timer = setTimeout(resolve, time - performance.now());
+      this.wake = resolve;
+      await promise;
+      clearTimeout(timer);
+    }
+  }
+}
+
+/** The prompt of a person who types; there is none for a pipe. */
+class Prompt {
+  #unanswered = false;
+
+  constructor(readonly shown: boolean) {}
+
+  show(): void {
+    if (this.shown) stderr.print("> ", { end: "" });
+    this.#unanswered = this.shown;
+  }
+
+  answer(): void {
+    this.#unanswered = false;
+  }
+
+  /** Ends the line of a prompt that nobody answered. */
+  end(): void {
+    if (this.#unanswered) stderr.print("");
+    this.#unanswered = false;
+  }
+}
+
+/** What is said: the arguments, a line each; or else what is typed or comes through a pipe. */
+function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> {
+  async function* read(): AsyncGenerator<Uint8Array> {
+    for (const word of words) yield encoder.encode(`${word}\n`);
+    if (words.length > 0) return;
+    try {
+      for await (const typed of Deno.stdin.readable) {
+        prompt.answer();
+        yield typed;
+      }
+    } catch (cause) {
+      throw cannot("read stdin", cause);
+    }
+  }
+  return ReadableStream.from(read());
+}
+
+/** Writes to stdout what must not be lost: whoever reads it slowly is waited for. */
+async function writeOut(bytes: Uint8Array): Promise<void> {
+  try {
+    await writeAll(Deno.stdout, bytes);
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
+}
+
+/** Text for a terminal, in which line ends and tabs have their usual meaning. */
+function toTerminal(text: string): Uint8Array {
+  return encoder.encode(
+    text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part)).join(""),
+  );
+}
+
+/** @throws UsageError for a message with bytes that a command line cannot hold */
+function checkMessages(words: string[]): void {
+  const broken = words.find((word) => word.includes("\ufffd"));
+  if (broken === undefined) return;
+  throw new UsageError(`${quote(broken)} has bytes that are no UTF-8: send them through a pipe`);
+}
+
+/** What `promise` gives; nothing after `ms`, once what came by then is read. */
+async function within<T>(
+  ms: number,
+  promise: Promise<T>,
+  readAll: () => Promise<void> = turn,
+): Promise<T | undefined> {
+  const late = Promise.withResolvers<undefined>();
+  const timer = setTimeout(() => readAll().then(() => late.resolve(undefined)), ms);
+  try {
+    return await Promise.race([promise, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+// ---- The same in both UDP scripts, to the letter: tests/cli_test.ts compares them. ----
+
+const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
+
+/** Creates a UDP socket and binds it. @throws Error that names the address; keeps its cause */
+function bind(address: { hostname: string; port: number }): Deno.DatagramConn {
+  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
+  try {
+    return Deno.listenDatagram({ transport: "udp", ...address });
+  } catch (cause) {
+    throw cannot(`open a socket at ${formatAddress(address)}`, cause);
+  }
+}
+
+/** The address of a host; a name asks for permission to look it up. @throws Error */
+async function resolve(host: string): Promise<string> {
+  if (/^[\d.]+$/.test(host)) return host;
+  if (host.includes(":")) return toCanonical(host);
+  requireNet(host);
+  const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
+  try {
+    return (await lookup(host)).address;
+  } catch (cause) {
+    throw cannot(`find the address of ${quote(host)}`, cause);
+  }
+}
+
+/** An IPv6 address as the system writes it: `::1` for `0:0:0:0:0:0:0:1`. */
+function toCanonical(address: string): string {
+  const [, bare = "", zone = ""] = /^([^%]*)(%.*)?$/.exec(address) ?? [];
+  const url = bare.includes(".") ? null : URL.parse(`http://[${bare}]`); // ::ffff:127.0.0.1 stays
+  return url ? url.hostname.slice(1, -1) + zone : address;
+}
+
+/** A host as a permission names it: without a zone, an IPv6 address in brackets. */
+function toPermission(hostname: string): string {
+  return hostname.includes(":") ? `[${withoutZone(hostname)}]` : hostname;
+}
+
+function withoutZone(hostname: string): string {
+  return hostname.replace(/%.*/, "");
+}
+
+/** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
+function withoutLineEnd(bytes: Uint8Array): Uint8Array {
+  if (bytes.at(-1) !== 0x0a) return bytes;
+  return bytes.subarray(0, bytes.at(-2) === 0x0d ? -2 : -1);
 }
 
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const VERSION = "1.0.0";
-const WRITE_RETRY_MS = 10; // where stdout is full and does not block
+const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
+const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
+const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
+const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const GATHER_MS = 10; // between two such writes: many lines for the price of one
+const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
-const UNSAFE = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
-/** An option in HELP: letter, name; if it takes a value, its kind, … for several, bounds, default. */
-const OPTION =
-  /(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?(?: +([\d.]+) to (\d+))?(?:.*default (.+)\))?)?/g;
+/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+/** Our words for common codes: the system's differ from system to system, or are translated. */
+const REASONS: Record<string, string> = {
+  EADDRINUSE: "address already in use",
+  EADDRNOTAVAIL: "no such address on this machine",
+  ECONNREFUSED: "connection refused",
+  ECONNRESET: "connection reset by peer",
+  EHOSTUNREACH: "no route to host",
+  EMFILE: "too many open files",
+  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
+  ENETUNREACH: "network unreachable",
+  ENOTFOUND: "name not found",
+  ETIMEDOUT: "connection timed out",
+};
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
 
-/** A command line: its words, the flags that are set, the values of options, the numbers of some. */
-type Options = {
-  words: string[];
-  flags: Set<string>;
-  values: Record<string, string[]>;
-  numbers: Record<string, number>;
-};
-
-/** parseArgs, made strict: it knows what HELP lists, bounds and defaults included, and no more. */
-function parseOptions(args: string[]): Options {
-  const known = [...HELP.matchAll(OPTION)]
-    .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
-  const takers = known.filter(({ kind }) => kind);
-  const end = [...args, "--"].indexOf("--"); // behind it there are only words
-  const flags = new Set<string>();
-  const unknown: string[] = [];
-  let lack = ""; // what to say of the option before, if its value is not next
-  // To parseArgs, a flag may have a value, and the value of an option may be an option behind it.
-  const plain = args.slice(0, end).flatMap((arg) => {
-    const [, name, letter, tail = ""] = /^-(?:-([^=]+)|([^-]))(.*)$/s.exec(arg) ?? [];
-    const option = known.find((option) =>
-      name ? name === option.name : letter && letter === option.letter
-    );
-    if (lack && arg.startsWith("-")) throw new UsageError(`${lack}, but got ${quote(arg)}`);
-    lack = option?.kind && !tail ? `--${option.name} needs a value, ${option.kind}` : "";
-    if (!name && !letter) return [arg];
-    if (option?.kind) return [`--${option.name}${tail && tail.replace(/^=?/, "=")}`];
-    if (option && !tail) flags.add(option.name);
-    else unknown.push(arg);
-    return [];
-  });
-  const given = parseArgs([...plain, ...args.slice(end)], {
-    string: ["_", ...takers.map(({ name }) => name)],
-    collect: takers.map(({ name }) => name),
-  });
-  const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
-  for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
-    const values = given[name] as string[];
-    if (values.some((value) => value.trim() === "")) {
-      throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
-    }
-    if (values.length > 1 && !many) {
-      const shown = values.map(quote).join(" and ");
-      throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
-    }
-    options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
-    const [text] = options.values[name];
-    if (max && text) options.numbers[name] = toNumber(text, { name, kind, min, max });
-  }
-  if (!HELP.includes("[message…]")) unknown.push(...options.words);
-  if (unknown.length === 0) return options;
-  throw new UsageError(`unexpected ${quote(unknown[0]!)}; --help lists what is allowed`);
+/** Ends parseArgs at what its table does not know. @throws UsageError */
+function refuse(arg: string, args: string[]): never {
+  const option = args[args.indexOf(arg) - 1] ?? "";
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
+  throw new UsageError(`${what}; --help lists what is allowed`);
 }
 
-/** @throws UsageError unless `text` is a number in the bounds of its option */
-function toNumber(text: string, option: Record<"name" | "kind" | "min" | "max", string>): number {
-  const { name, kind, min, max } = option;
-  const whole = !["SECONDS", "MS", "P"].includes(kind);
+/** The value of a numeric option. @throws UsageError out of its bounds */
+function toNumber(
+  [name, text]: [name: string, text: string],
+  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+): number {
   const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= Number(min) && number <= Number(max)) return number;
+  if (number >= min && number <= max) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} must be ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+}
+
+/** A host without the brackets of an IPv6 address. @throws UsageError */
+function toHost(text: string): string {
+  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
+  return text.replace(/^\[(.*:.*)\]$/, "$1");
+}
+
+/** Stop words that a sentence can be. @throws UsageError */
+function toStopWords(words: string[]): string[] {
+  const isWord = (word: string): boolean => {
+    const { length } = encoder.encode(trimBlanks(word));
+    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
+  };
+  const wrong = words.find((word) => !isWord(word));
+  if (wrong === undefined) return words;
+  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+}
+
+/** Without the ASCII blanks around it. */
+function trimBlanks(text: string): string {
+  return /[^\t-\r ](?:[^]*[^\t-\r ])?/.exec(text)?.[0] ?? "";
+}
+
+/** Whether a sentence, but for the blanks around it, is one of `stopWords`. */
+function isStopWord(sentence: Uint8Array, stopWords: string[]): boolean {
+  if (stopWords.length === 0 || sentence.length > PREVIEW_BYTES) return false;
+  return stopWords.includes(trimBlanks(decoder.decode(sentence)));
+}
+
+/** What is shown of a sentence of `bytes` bytes that begins with `start`, and how many are not. */
+function preview(start: Uint8Array, bytes: number): { text: string; more?: number } {
+  if (bytes <= PREVIEW_BYTES) return { text: decoder.decode(start) };
+  let end = PREVIEW_BYTES;
+  while (end > PREVIEW_BYTES - 3 && (start[end]! & 0xc0) === 0x80) end--; // not within a character
+  return { text: decoder.decode(start.subarray(0, end)), more: bytes - end };
 }
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  return text.replace(UNSAFE, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+  return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
 function quote(text: string): string {
   return `"${escape(text)}"`;
 }
 
-/** One line of JSON, as safe to see as escaped text. */
-function toJson(value: unknown): string {
-  const hex = (char: string): string => char.charCodeAt(0).toString(16).padStart(4, "0");
-  return JSON.stringify(value).replace(UNSAFE, (char) => `\\u${hex(char)}`);
+/** An event as one line of JSON, as safe to see as escaped text. */
+function toJson(event: Record<string, unknown>): string {
+  const hex = (unit: string): string => unit.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify({ time: new Date().toISOString(), ...event })
+    .replace(UNSAFE, (char) => char.replace(/[^]/g, (unit) => `\\u${hex(unit)}`));
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** `127.0.0.1:12000`, `[::1]:12000`. */
@@ -853,10 +1101,13 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
-/** What the system says of a failure, to end a sentence with: `connection refused`. */
+/** Why a call failed, to end a sentence with: `connection refused`. */
 function reasonOf(error: unknown): string {
-  const reason = error instanceof Error ? error.message : String(error);
-  return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
+  const { message = String(error), code = "" } = error as { message?: string; code?: string };
+  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
+  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
+  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
+  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -868,15 +1119,19 @@ function cannot(what: string, cause: unknown, hint = ""): Error {
 function requireNet(...hosts: string[]): void {
   for (const host of hosts) {
     if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
-    throw new Error(`no permission to use ${host}. Add --allow-net=${hosts}`);
+    const where = Deno.build.standalone
+      ? "at deno compile"
+      : "behind deno run, or at deno install for an installed command,";
+    throw new Error(`no permission to use ${host}: ${where} add --allow-net=${hosts}`);
   }
 }
 
-/** SIGINT and SIGTERM: the first calls `stop`; the second, or one without `stop`, ends at once. */
+/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
-  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
-    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // not to be had there
-    Deno.addSignalListener(signal, () => {
+  const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
+  const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
+    Deno.addSignalListener(signal as Deno.Signal, () => {
       if (!stop) Deno.exit(code);
       stop();
       stop = undefined;
@@ -884,8 +1139,143 @@ function onSignals(stop?: () => void): void {
   }
 }
 
+/** One turn of the event loop: after a pause, timers come before what lies in the sockets. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
+async function writeAll(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
+  for (let rest = bytes; rest.length > 0;) {
+    try {
+      rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      await sleep(GATHER_MS);
+    }
+  }
+}
+
+/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+class Output {
+  json = false; // whether events are printed as JSON
+  failed = false; // as the disk is full, or the terminal is gone
+  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
+  #waiting = "";
+  #dropped = 0; // lines
+  #written = 0; // times
+  #writing: Promise<void> | undefined;
+
+  constructor(readonly name: "stdout" | "stderr") {
+    this.closed.promise.catch(() => {}); // who must know waits for it
+  }
+
+  print(line: string, { end = "\n", ending = false } = {}): void {
+    const text = line + end;
+    const most = ending ? MAX_ENDINGS : MAX_WAITING;
+    if (this.#waiting.length + text.length <= most) this.#waiting += text;
+    else this.#dropped++;
+    this.#writing ??= this.#write();
+  }
+
+  async #write(): Promise<void> {
+    while (this.#waiting !== "") {
+      const [text, dropped] = [this.#waiting, this.#dropped];
+      [this.#waiting, this.#dropped] = ["", 0];
+      try {
+        for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
+          await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
+          rest = rest.subarray(WRITE_BYTES);
+        }
+      } catch (error) {
+        if (error instanceof Deno.errors.BrokenPipe) return this.closed.reject(error);
+        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+        this.failed = true;
+      }
+      if (dropped > 0) warn(`${this.name} is read too slowly: ${plural(dropped, "line")} dropped`);
+      if (this.#waiting.length < WRITE_BYTES) await sleep(GATHER_MS);
+    }
+    this.#writing = undefined;
+  }
+
+  /** Waits until all is written, or nobody reads it. */
+  async flush(): Promise<void> {
+    for (let before = -1; this.#writing && before < this.#written;) {
+      before = this.#written;
+      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
+    }
+    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
+    if (lost > 0) stderr.print(`${NAME}: ${this.name} is not read: over ${lost} lines lost`);
+  }
+}
+
+const stdout = new Output("stdout");
+const stderr = new Output("stderr");
+
+/** What a person is told on stderr; under --json it is an event on stdout, too. */
+function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
+  stderr.print(`${NAME}: ${escape(text)}`);
+  if (stdout.json) stdout.print(toJson({ event, text }));
+}
+
 /** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
 export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+
+/** The handout's step of each call, and whom to tell of it. */
+type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
+
+/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
+function traced<T extends object>(socket: T, { steps, onTrace }: Trace): T {
+  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn & Deno.DatagramConn;
+  const toText = (address: unknown): string => formatAddress(address as Deno.NetAddr);
+  const peer = inner.remoteAddr ? { peer: toText(inner.remoteAddr) } : {};
+  const tell = (name: string, rung: Omit<Rung, "step">): void =>
+    onTrace({ step: steps[name]!, ...peer, ...rung });
+  const calls: Record<string | symbol, unknown> = {
+    async accept(): Promise<Deno.TcpConn> {
+      const conn = traced(await inner.accept(), { steps, onTrace });
+      tell("accept", { call: "accept()", peer: toText(conn.remoteAddr) });
+      return conn;
+    },
+    async read(buffer: Uint8Array): Promise<number | null> {
+      const size = await inner.read(buffer);
+      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
+      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
+      return size;
+    },
+    write(bytes: Uint8Array): Promise<number> {
+      tell("write", { call: `write(${bytes.length})`, bytes });
+      return inner.write(bytes);
+    },
+    closeWrite(): Promise<void> {
+      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
+      return inner.closeWrite();
+    },
+    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
+      const [bytes, from] = await inner.receive(buffer);
+      tell("receive", { call: `receive() = ${bytes.length}`, peer: toText(from), bytes });
+      return [bytes, from];
+    },
+    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
+      tell("send", { call: `send(${bytes.length})`, peer: toText(to), bytes });
+      return inner.send(bytes, to);
+    },
+    close(): void {
+      tell("close", { call: "close()", ...(inner.addr && { note: toText(inner.addr) }) });
+      inner.close();
+    },
+  };
+  return new Proxy(socket, {
+    get(target, name): unknown {
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
+    },
+  });
+}
 
 /** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
 function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
@@ -899,38 +1289,19 @@ function formatRung(side: "client" | "server", { step, call, peer, bytes, note }
   return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
 }
 
-/** Writes all of `bytes` to stdout: one call may take fewer, and a full pipe may refuse to block. */
-async function writeOut(bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
-    try {
-      rest = rest.subarray(await Deno.stdout.write(rest));
-    } catch (error) {
-      if (error instanceof Deno.errors.BrokenPipe) throw error; // as behind `| head`
-      if (!(error instanceof Deno.errors.WouldBlock)) throw cannot("write to stdout", error);
-      await new Promise((resolve) => setTimeout(resolve, WRITE_RETRY_MS));
-    }
-  }
-}
-
-/** Prints what `--help` or `--version` ask for, whatever stands beside; tells whether they did. */
-function showInfo(args: string[]): boolean {
-  const asks = (...flags: string[]): boolean =>
-    args.slice(0, [...args, "--"].indexOf("--")).some((arg) => flags.includes(arg));
-  if (asks("-h", "--help")) console.log(HELP.trimEnd());
-  else if (asks("-V", "--version")) console.log(`${NAME} ${VERSION}`);
-  else return false;
-  return true;
-}
-
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
+  let code = 1;
   try {
-    Deno.exit(await main(Deno.args));
+    code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
+    if (error instanceof UsageError) code = 2;
     const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${escape(text)}`);
-    Deno.exit(error instanceof UsageError ? 2 : 1);
+    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
   }
+  await stdout.flush();
+  await stderr.flush();
+  Deno.exit(code || Number(stdout.failed));
 }
 
 if (import.meta.main) await run(main);

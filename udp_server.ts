@@ -1,75 +1,425 @@
 #!/usr/bin/env -S deno run --unstable-net --allow-net=127.0.0.1
 /**
  * UDP echo server: prints each datagram and sends it back whole to where it came from (RFC 862). It
- * is the server of the lab's task 4; "Step 1" to "Step 6" in the comments are the handout's steps of
- * a server, of which UDP has no 3 and 4: nobody connects. With `--drop`, `--duplicate` and `--delay`
- * it is also the lossy network of a pinger lab.
+ * is the server of the lab's task 4; "Step 1" to "Step 6" are the handout's steps of a server, of
+ * which UDP has no 3 and 4: nobody connects. With `--drop`, `--duplicate` and `--delay` it is also
+ * the lossy network of a pinger lab.
  *
  * ```sh
  * deno run --unstable-net --allow-net=127.0.0.1 udp_server.ts
  * echo hello | socat -t1 - UDP:127.0.0.1:12000 # an independent client to try it with
  * ```
  *
- * Exit codes: 0 orderly stop; 1 failure; 2 wrong use; 130 or 143 a second SIGINT or SIGTERM.
+ * Exit codes: 0 orderly stop; 1 failure; 2 wrong use; 130, 143 or 129 a second SIGINT, SIGTERM or
+ * SIGHUP.
  *
  * @module
  */
 
-import { parseArgs } from "@std/cli/parse-args";
+import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 
-const NAME = "udp_server";
-const HELP = `UDP echo server: prints each datagram and sends it back.
+// The defaults: of the command line, of serve() and in the help text.
+const HOSTNAME = "127.0.0.1"; // this machine only
+const PORT = 12_000; // those below 1024 are reserved
+const STOP_WORDS = ["stop", "exit"]; // a datagram that is one of these ends its peer's session
 
-Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
-
-  -H, --host HOST          address to receive on (default 127.0.0.1)
-  -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default 12000)
-      --stop WORD…         a datagram that ends a session (default stop, exit)
-      --no-stop            no datagram is a command: plain RFC 862
-      --no-echo            print only
-      --once               end after the first peer that stops
-      --rate N             0 to 1000000 replies a second; 0: any (default 0)
-      --drop P             0 to 1: how likely a reply is left out (default 0)
-      --duplicate P        0 to 1: how likely it is sent twice (default 0)
-      --delay MS           0 to 60000: held at random up to this (default 0)
-      --seed N             0 to 4294967295: the same seed, the same faults
-  -q, --quiet              print no sentences and sessions
-      --json               print one JSON object a line
-      --trace              draw each socket call on stderr
-  -h, --help               print this
-  -V, --version            print the version
-`;
-
-const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
-const MAX_SESSIONS = 10_000; // peers that are remembered; then the first host's first is forgotten
-const MAX_HELD_BYTES = 16_777_216; // of replies held by --delay; more are dropped
-const HELD_OVERHEAD_BYTES = 1_000; // of a held reply: its timer and the like, measured
-const MAX_DOUBLED = 10_000; // replies to a peer by --duplicate, or a loop would swell without end
-const MAX_RUN = 65_536; // identical datagrams from one peer: the last of them is not answered
-const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
 const RECEIVE_RETRY_MS = 100; // after a receive that failed
+const MAX_SESSIONS = 10_000; // peers that are remembered
+const MAX_HOSTS = 65_536; // that Deno is asked about: it keeps each question for ever
+const LOOP_ROUNDS = 65_536; // the same datagram from one peer so often: the last is left out
+const MAX_DOUBLED = 4_096; // of these are doubled, or --duplicate would swell a loop
+const MAX_HELD_BYTES = 16_777_216; // of replies that --delay holds
+const HELD_OVERHEAD_BYTES = 1_000; // of each: its timer and the like, measured
+const TELL_MS = 500; // of a shutdown, then it says what it waits for
+const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
 
-/** What happens at the server, as `--json` prints it. */
+/** Starts a UDP echo server. @throws Error naming the address; its cause is of `listenDatagram` */
+export function serve(options: ServeOptions = {}): EchoServer {
+  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
+  // Step 1: create a UDP socket. Step 2: attach it to an address and a port. In Deno one call does
+  // both. Steps 3 and 4, listen and accept, are TCP's.
+  const socket = bind({ hostname, port });
+  const addr = socket.addr as Deno.NetAddr;
+  onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
+  const steps = { receive: "5", send: "5", close: "6" };
+  return new Server(onTrace ? traced(socket, { steps, onTrace }) : socket, options).start();
+}
+
+/** What `serve` starts: one socket for all peers, and what is remembered of them. */
+class Server {
+  readonly #socket: Deno.DatagramConn;
+  readonly #addr: Deno.NetAddr;
+  readonly #options: ServeOptions;
+  readonly #stopWords: string[];
+  readonly #zone: string; // of the address that it is bound to, as in fe80::1%eth0
+  readonly #network: LossyNetwork | undefined;
+  readonly #loops = new LoopGuard();
+  readonly #sessions = new Map<string, Session>(); // by peer, the one longest silent first
+  readonly #allowed = new Map<string, boolean>(); // hosts
+  readonly #allAllowed = Deno.permissions.querySync({ name: "net" }).state === "granted";
+  readonly #replies = new Set<Promise<boolean>>(); // that are delayed
+  readonly #warned = new Set<string>();
+  readonly #startedAt = performance.now();
+  readonly #totals: { messages: number; bytes: number; unanswered: number; dropped?: number } = {
+    messages: 0,
+    bytes: 0,
+    unanswered: 0,
+  };
+  #answering: Promise<void> | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(socket: Deno.DatagramConn, options: ServeOptions) {
+    const { hostname = HOSTNAME, drop = 0, duplicate = 0, delayMs = 0 } = options;
+    this.#socket = socket;
+    this.#addr = socket.addr as Deno.NetAddr;
+    this.#options = options;
+    this.#stopWords = (options.stopWords ?? STOP_WORDS).map(trimBlanks);
+    this.#zone = hostname.slice(withoutZone(hostname).length);
+    this.#network = drop + duplicate + delayMs > 0 ? new LossyNetwork(options) : undefined;
+  }
+
+  /** Step 5: receive. One loop, as receives in parallel would finish in the wrong order. */
+  async #receiveDatagrams(): Promise<void> {
+    const buffer = new Uint8Array(BUFFER_BYTES);
+    while (!this.#closing) {
+      try {
+        const [datagram, from] = await this.#socket.receive(buffer);
+        if (!this.#closing) await (this.#answering = this.#answer(datagram, from as Deno.NetAddr));
+      } catch (error) {
+        if (!this.#closing) await this.#surviveReceive(error);
+      }
+    }
+  }
+
+  /** Step 5: send. One datagram in, one out, whole, to where it came from. */
+  async #answer(datagram: Uint8Array, from: Deno.NetAddr): Promise<void> {
+    const session = this.#sessionOf(from);
+    if (!session) return;
+    this.#note(datagram, session);
+    const { echo = true } = this.#options;
+    const dealtWith = !echo || await this.#echo(datagram, session);
+    if (dealtWith && isStopWord(withoutLineEnd(datagram), this.#stopWords)) {
+      this.#endSession(session);
+    }
+  }
+
+  /** Sends the reply, or says why it does not; tells if the datagram was dealt with. */
+  async #echo(datagram: Uint8Array, session: Session): Promise<boolean> {
+    const { rate = 0, delayMs } = this.#options;
+    const overRate = `over --rate ${rate}`;
+    const rounds = this.#loops.count(datagram, session.hash);
+    if (rounds % LOOP_ROUNDS === 0) {
+      return this.#leaveUnanswered(`one of ${LOOP_ROUNDS} identical datagrams`, session.peer);
+    }
+    if (!this.#network) {
+      if (rate > 0 && !session.takeToken(rate)) {
+        return this.#leaveUnanswered(overRate, session.peer);
+      }
+      return await this.#send(datagram, session);
+    }
+    const delays = this.#network.delaysOf(rounds);
+    if (delays.length === 0) return this.#drop(datagram, session);
+    const copies = delays.filter(() => rate === 0 || session.takeToken(rate));
+    if (copies.length === 0) return this.#leaveUnanswered(overRate, session.peer);
+    const reply = this.#sendCopies(datagram, session, copies);
+    if (!delayMs) return await reply;
+    this.#replies.add(reply);
+    reply.finally(() => this.#replies.delete(reply));
+    return true;
+  }
+
+  /** Sends a reply in its time; tells if it could. The datagram is a view of the buffer. */
+  async #send(datagram: Uint8Array, session: Session): Promise<boolean> {
+    try {
+      await this.#socket.send(datagram, session.address);
+      return true;
+    } catch (error) {
+      return this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
+    }
+  }
+
+  /** Sends a reply over the lossy network; tells if any copy of it went out. */
+  async #sendCopies(datagram: Uint8Array, session: Session, delays: number[]): Promise<boolean> {
+    const bytes = datagram.slice();
+    const copies = await Promise.allSettled(delays.map(async (ms) => {
+      if (ms > 0) await this.#network!.hold(bytes, ms);
+      await this.#socket.send(bytes, session.address);
+    }));
+    const failures = copies.filter((copy) => copy.status === "rejected");
+    if (failures.length < copies.length) return true;
+    return this.#leaveUnanswered(`cannot send: ${reasonOf(failures[0]!.reason)}`, session.peer);
+  }
+
+  /** Step 6: close the socket, once what is under way is sent. */
+  async #close(): Promise<void> {
+    const teller = setTimeout(() => {
+      this.#warn("closing", `waiting for ${plural(this.#replies.size || 1, "reply")} to be sent`);
+    }, TELL_MS);
+    this.#network?.release();
+    await Promise.allSettled([this.#answering, ...this.#replies]);
+    clearTimeout(teller);
+    this.#socket.close();
+  }
+
+  #shutdown(): void {
+    this.#closing ??= this.#close();
+  }
+
+  /** Runs until it is shut down and its socket is closed. */
+  async #run(): Promise<void> {
+    await this.#receiveDatagrams();
+    await this.#closing;
+    const seconds = secondsSince(this.#startedAt);
+    this.#options.onEvent?.({ event: "shutdown", ...this.#totals, seconds });
+  }
+
+  /** Tells that it listens, and starts to. */
+  start(): EchoServer {
+    const { hostname, port } = this.#addr;
+    this.#options.onEvent?.({ event: "listening", transport: "udp", hostname, port });
+    const finished = this.#run();
+    const shutdown = (): Promise<void> => {
+      this.#shutdown();
+      return finished;
+    };
+    this.#options.signal?.addEventListener("abort", shutdown, { once: true });
+    if (this.#options.signal?.aborted) shutdown();
+    return { addr: this.#addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+  }
+
+  // ---- Peers ----
+
+  /** The sender's session; none where the answer would go astray, whoever forged its address. */
+  #sessionOf(from: Deno.NetAddr): Session | undefined {
+    const peer = formatAddress(from);
+    let session = this.#sessions.get(peer);
+    if (session) this.#sessions.delete(peer); // it goes to the end: the longest silent is first
+    else {
+      const refusal = refusalOf(from, this.#addr.port) ?? this.#forbids(from.hostname);
+      if (refusal) return void this.#leaveUnanswered(refusal, peer);
+      if (this.#sessions.size >= MAX_SESSIONS) {
+        this.#sessions.delete(this.#sessions.keys().next().value!);
+      }
+      const zone = from.hostname.startsWith("fe80:") ? this.#zone : "";
+      session = new Session({ ...from, hostname: from.hostname + zone }, peer);
+    }
+    this.#sessions.set(peer, session);
+    return session;
+  }
+
+  /** Why a host is not answered: it may not be, or Deno must not be asked about one more. */
+  #forbids(hostname: string): string | undefined {
+    if (this.#allAllowed) return undefined;
+    const host = toPermission(hostname);
+    let allowed = this.#allowed.get(host);
+    if (allowed === undefined) {
+      if (this.#allowed.size >= MAX_HOSTS) return `more than ${MAX_HOSTS} hosts`;
+      allowed = Deno.permissions.querySync({ name: "net", host }).state === "granted";
+      this.#allowed.set(host, allowed);
+    }
+    return allowed ? undefined : `no permission, --allow-net=${host}`;
+  }
+
+  #note(datagram: Uint8Array, session: Session): void {
+    if (session.messages++ === 0) session.startedAt = performance.now();
+    session.bytes += datagram.length;
+    this.#totals.messages++;
+    this.#totals.bytes += datagram.length;
+    if (this.#options.quiet) return;
+    const sentence = withoutLineEnd(datagram);
+    const { peer } = session;
+    const bytes = sentence.length;
+    this.#options.onEvent?.({ event: "message", peer, bytes, ...preview(sentence, bytes) });
+  }
+
+  /** The sum ends; what is remembered for --rate stays. */
+  #endSession(session: Session): void {
+    const { peer, messages, bytes, startedAt } = session;
+    const seconds = secondsSince(startedAt);
+    if (!this.#options.quiet) {
+      this.#options.onEvent?.({ event: "close", peer, reason: "stop", messages, bytes, seconds });
+    }
+    session.messages = session.bytes = 0;
+    if (this.#options.once) this.#shutdown();
+  }
+
+  // ---- What is not answered ----
+
+  /** No receive that fails ends the server. */
+  async #surviveReceive(error: unknown): Promise<void> {
+    // Windows tells so of a peer that is gone: its own loss alone.
+    if (error instanceof Deno.errors.ConnectionReset) return turn();
+    this.#warn("receive", `cannot receive: ${reasonOf(error)}`);
+    await sleep(RECEIVE_RETRY_MS);
+  }
+
+  /** Counts a datagram; says why once for each reason, not once for each datagram. */
+  #leaveUnanswered(why: string, peer: string): false {
+    this.#totals.unanswered++;
+    this.#warn(why, `not answering ${peer}: ${why}; the like is only counted from now on`);
+    return false;
+  }
+
+  /** Loses a reply on purpose: the datagram is dealt with. */
+  #drop(bytes: Uint8Array, { peer }: Session): true {
+    this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
+    this.#options.onTrace?.({ step: "5", call: "--drop", peer, bytes });
+    return true;
+  }
+
+  #warn(kind: string, text: string): void {
+    if (!this.#warned.has(kind)) this.#options.onEvent?.({ event: "warning", text });
+    this.#warned.add(kind);
+  }
+}
+
+/** What is remembered of a peer: UDP has no connection that would. */
+class Session {
+  readonly hash: number; // of its address
+  startedAt = 0; // ms: when its first message came
+  messages = 0; // since then
+  bytes = 0;
+  #tokens = Infinity; // replies that --rate still allows
+  #refilledAt = 0; // ms
+
+  constructor(readonly address: Deno.NetAddr, readonly peer: string) {
+    this.hash = mixWords(0, Uint32Array.from(peer, (char) => char.charCodeAt(0)));
+  }
+
+  /** Takes one of `rate` tokens, which come back in a second. Tells if there was one. */
+  takeToken(rate: number): boolean {
+    const now = performance.now();
+    this.#tokens = Math.min(this.#tokens + (now - this.#refilledAt) * rate / 1000, rate);
+    this.#refilledAt = now;
+    if (this.#tokens < 1) return false;
+    this.#tokens--;
+    return true;
+  }
+}
+
+/** Why a peer is never answered: its address is no client's, so it is probably forged. */
+function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | undefined {
+  const host = hostname.replace(/^::ffff:/, "");
+  if (port === 0) return "source port 0";
+  if (port < 1_024 || port === NFS_PORT) return "the source port is a service's";
+  if (port === ownPort) return "the source port is this server's own";
+  if (/^(0|22[4-9]|23\d)\.|^(127|255)\.255\.255\.255$|^ff/.test(host)) {
+    return "a multicast or broadcast source";
+  }
+}
+
+/**
+ * Counts how often the same datagram comes from a peer. One that was forged to come from another
+ * echo server goes to and fro for ever, unless one of the two leaves it out now and then (CERT
+ * CA-1996-01, CVE-2024-2169). Each of many that circulate has its own counter, all in fixed memory:
+ * at a place that two share, the one that is counted gains 16 and loses 1 where the other comes.
+ */
+class LoopGuard {
+  readonly #hashes = new Uint32Array(65_536);
+  readonly #counts = new Uint32Array(65_536); // sixteenths
+
+  /** Which of the same datagram this is, from 1; it starts again behind two times LOOP_ROUNDS. */
+  count(datagram: Uint8Array, peerHash: number): number {
+    const { buffer, byteOffset, length } = datagram;
+    const whole = length - length % 4;
+    const words = new Uint32Array(buffer, byteOffset, whole / 4);
+    const hash = mixWords(mixWords(peerHash ^ length, words), datagram.subarray(whole)) >>> 0;
+    const place = hash >>> 16;
+    if (this.#hashes[place] !== hash && this.#counts[place]! > 0) {
+      this.#counts[place]!--;
+      return 1;
+    }
+    this.#hashes[place] = hash;
+    this.#counts[place]! += 16;
+    const rounds = this.#counts[place]! >> 4;
+    if (rounds === 2 * LOOP_ROUNDS) this.#counts[place] = 16 * LOOP_ROUNDS;
+    return rounds;
+  }
+}
+
+const HASH_FACTOR = crypto.getRandomValues(new Uint32Array(1))[0]! | 1; // odd, and nobody's guess
+
+/** A hash that goes on with some words: each bit of them is spread by a factor that is secret. */
+function mixWords(hash: number, words: Uint32Array | Uint8Array): number {
+  for (let i = 0; i < words.length; i++) {
+    hash = Math.imul(hash ^ words[i]!, HASH_FACTOR);
+    hash ^= hash >>> 15;
+  }
+  return hash;
+}
+
+/** The network that --drop, --duplicate and --delay make of loopback: same seed, same faults. */
+class LossyNetwork {
+  readonly #options: ServeOptions;
+  readonly #random: () => number;
+  readonly #held = new Set<() => void>(); // what lets each held reply go
+  #heldBytes = 0;
+
+  constructor(options: ServeOptions) {
+    this.#options = options;
+    this.#random = randomFrom(options.seed ?? 0);
+  }
+
+  /** How long each copy of a reply is on its way, in ms; no copy: it is dropped. */
+  delaysOf(rounds: number): number[] {
+    const { drop = 0, duplicate = 0, delayMs = 0 } = this.#options;
+    const random = this.#random;
+    const [dropped, doubled] = [random() < drop, random() < duplicate];
+    const delays = [random() * delayMs, random() * delayMs]; // drawn always: the seed alone decides
+    if (dropped) return [];
+    return doubled && rounds <= MAX_DOUBLED ? delays : delays.slice(1);
+  }
+
+  /** Waits for `ms`, or until all are let go. @throws Error where too many bytes wait */
+  async hold({ length }: Uint8Array, ms: number): Promise<void> {
+    const cost = length + HELD_OVERHEAD_BYTES;
+    if (this.#heldBytes + cost > MAX_HELD_BYTES) throw new Error("too many are delayed");
+    this.#heldBytes += cost;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#held.add(resolve);
+    const timer = setTimeout(resolve, ms);
+    await promise;
+    clearTimeout(timer);
+    this.#held.delete(resolve);
+    this.#heldBytes -= cost;
+  }
+
+  /** Lets all go. */
+  release(): void {
+    for (const release of this.#held) release();
+  }
+}
+
+/** Numbers from 0 to 1 that a seed decides (mulberry32). */
+function randomFrom(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let bits = Math.imul(state ^ (state >>> 15), state | 1);
+    bits = (bits + Math.imul(bits ^ (bits >>> 7), bits | 61)) ^ bits;
+    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** What happens at the server, as `--json` prints it. `bytes` and `text` have no line end. */
 export type ServerEvent =
   | { event: "listening"; transport: "udp"; hostname: string; port: number }
-  | { event: "message"; peer: string; bytes: number; text: string; more?: number }
+  | { event: "message"; peer: string; bytes: number; text: string; more?: number } // not in text
   | { event: "close"; peer: string; reason: "stop" } & Totals
   | { event: "shutdown"; unanswered: number; dropped?: number } & Totals
   | { event: "warning"; text: string };
-/** Datagrams and bytes received, in how many seconds. */
-export type Totals = { messages: number; bytes: number; seconds: number };
 
 /** Options of {@linkcode serve}; their defaults are those of the command line. */
 export type ServeOptions = {
   hostname?: string;
-  port?: number;
-  stop?: string[]; // datagrams that end their peer's session
+  port?: number; // 0: any free one
+  stopWords?: string[]; // datagrams that end their peer's session
   echo?: boolean;
-  once?: boolean;
-  rate?: number; // replies a second to one peer
+  once?: boolean; // end after the first peer that stops
+  rate?: number; // replies to one peer, at once and a second; 0: any
   drop?: number; // probability
   duplicate?: number; // probability
-  delayMs?: number;
+  delayMs?: number; // at most
   seed?: number;
   quiet?: boolean; // no events of sentences and sessions
   signal?: AbortSignal; // shuts the server down
@@ -84,439 +434,130 @@ export type EchoServer = AsyncDisposable & {
   shutdown(): Promise<void>; // sends what is held, then closes
 };
 
-/** What is remembered of a peer: UDP has no connection that would. */
-class Session {
-  readonly peer: string;
-  start = 0; // when its first message came, in ms
-  messages = 0; // since then
-  bytes = 0;
-  hash = NaN; // of its last datagram
-  run = 0; // of datagrams identical to that one
-  watched = NaN; // hash of one that may come in turn with others
-  seen = 0; // how often it came
-  absent = MAX_RUN; // how many others came since
-  doubled = 0; // replies
-  windowStart = -Infinity; // ms: of the second in which `replies` are counted
-  replies = 0;
+const NAME = "udp_server";
+const HELP = `UDP echo server: prints each datagram and sends it back.
 
-  constructor(readonly address: Deno.NetAddr) {
-    this.peer = formatAddress(address);
-  }
-}
+Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
 
-/** Starts a UDP echo server. @throws Error naming the address; its cause is of `listenDatagram` */
-export function serve(options: ServeOptions = {}): EchoServer {
-  const { hostname = "127.0.0.1", port = 12_000, echo = true, once, rate = 0, quiet } = options;
-  const { drop = 0, duplicate = 0, delayMs = 0, onEvent = () => {}, onTrace } = options;
-  const stop = (options.stop ?? ["stop", "exit"]).map((word) => encoder.encode(word.trim()));
-  const lossy = drop > 0 || duplicate > 0 || delayMs > 0;
-  const random = randomFrom(options.seed ?? 0);
+  -H, --host HOST          address to receive on (default ${HOSTNAME})
+  -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default ${PORT})
+      --stop WORD…         a datagram that ends a session (default ${STOP_WORDS.join(", ")})
+      --no-stop            no datagram is a command: plain RFC 862
+      --no-echo            print only
+      --once               end after the first peer that stops
+      --rate N             0 to 1000000 replies a second; 0: any (default 0)
+      --drop P             0 to 1: how likely a reply is left out (default 0)
+      --duplicate P        0 to 1: how likely it is sent twice (default 0)
+      --delay MS           0 to 60000: held at random up to this (default 0)
+      --seed N             0 to 4294967295: the same seed, the same faults
+  -q, --quiet              print no sentences and sessions
+      --json               print one JSON object a line
+      --trace              draw each socket call on stderr
+  -h, --help               print this
+  -V, --version            print the version`;
 
-  // Steps 1 and 2: one call creates the socket and binds it to the address.
-  const socket = bind({ hostname, port });
-  const addr = socket.addr as Deno.NetAddr;
-  onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
-  const started = performance.now();
-  const sessions = new Map<string, Map<number, Session>>(); // by host, then by port: no key is made
-  const held = new Set<() => Promise<void>>(); // what releases each delayed reply
-  const warned = new Set<string>();
-  const totals: { messages: number; bytes: number; unanswered: number; dropped?: number } = {
-    messages: 0,
-    bytes: 0,
-    unanswered: 0,
-  };
-  let remembered = 0; // sessions
-  let heldBytes = 0;
-  let sending: Promise<unknown> | undefined;
-  let closing: Promise<void> | undefined;
-
-  /** Step 5: one loop, since parallel receives finish in the wrong order; no failure ends it. */
-  async function receiveDatagrams(): Promise<void> {
-    const buffer = new Uint8Array(BUFFER_BYTES);
-    while (!closing) {
-      let session: Session | undefined;
-      try {
-        const [datagram, from] = await socket.receive(buffer);
-        if (closing) break;
-        session = sessionOf(from as Deno.NetAddr, datagram);
-        if (!session) continue;
-        book(session, datagram);
-        const stops = datagram.length <= PREVIEW_BYTES && isStopWord(datagram, stop);
-        if (echo) {
-          if (isLoop(session, datagram) || isTooFast(session)) continue;
-          sending = lossy ? sendLossy(datagram, session) : send(datagram, session);
-          await sending; // the datagram is a view of the buffer
-        }
-        if (stops) endSession(session);
-      } catch (error) {
-        if (session) leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
-        else if (!closing) {
-          warn("receive", `cannot receive: ${reasonOf(error)}`);
-          await new Promise((resolve) => setTimeout(resolve, RECEIVE_RETRY_MS));
-        }
-      }
-    }
-  }
-
-  function book(session: Session, datagram: Uint8Array): void {
-    const { peer } = session;
-    const { length } = datagram;
-    if (session.messages++ === 0) session.start = performance.now();
-    session.bytes += length;
-    totals.messages++;
-    totals.bytes += length;
-    if (!quiet) {
-      onEvent({ event: "message", peer, bytes: length, ...previewText(datagram, length) });
-    }
-  }
-
-  /** The sender's session; none where the answer would go astray, whoever forged its address. */
-  function sessionOf(from: Deno.NetAddr, bytes: Uint8Array): Session | undefined {
-    const { hostname, port } = from;
-    let session = sessions.get(hostname)?.get(port);
-    const peer = session?.peer ?? formatAddress(from);
-    onTrace?.({ step: "5", call: `receive() = ${bytes.length}`, peer, bytes });
-    if (session) return session;
-    const refusal = refusalOf(from, addr.port);
-    if (refusal) return leaveUnanswered(refusal, peer);
-    if (Deno.permissions.querySync({ name: "net", host: peer }).state !== "granted") {
-      const host = peer.slice(0, -`:${port}`.length);
-      return leaveUnanswered("no permission", peer, `, --allow-net=${host}`);
-    }
-    if (remembered >= MAX_SESSIONS) forgetOldest();
-    session = new Session(from);
-    sessions.set(hostname, (sessions.get(hostname) ?? new Map()).set(port, session));
-    remembered++;
-    return session;
-  }
-
-  /** The first of the first host. */
-  function forgetOldest(): void {
-    const ofHost = sessions.values().next().value!;
-    const { hostname, port } = ofHost.values().next().value!.address;
-    ofHost.delete(port);
-    if (ofHost.size === 0) sessions.delete(hostname);
-    remembered--;
-  }
-
-  /** Counts it, and says so once for each reason, not once for each datagram. */
-  function leaveUnanswered(why: string, peer: string, hint = ""): undefined {
-    totals.unanswered++;
-    warn(why, `not answering ${peer}: ${why}${hint}; the like is only counted from now on`);
-  }
-
-  function warn(kind: string, text: string): void {
-    if (!warned.has(kind)) onEvent({ event: "warning", text });
-    warned.add(kind);
-  }
-
-  /**
-   * A datagram forged to come from another echo server would go to and fro for ever (CERT
-   * CA-1996-01, CVE-2024-2169), always the same. So one in MAX_RUN identical ones is left out. Of
-   * several that take turns in such a loop, one at a time is watched, until it is out or stays away.
-   */
-  function isLoop(session: Session, datagram: Uint8Array): boolean {
-    const hash = hashOf(datagram);
-    session.run = hash === session.hash ? session.run + 1 : 1;
-    session.hash = hash;
-    session.absent++;
-    if (hash === session.watched) [session.seen, session.absent] = [session.seen + 1, 0];
-    else if (session.absent > MAX_RUN) {
-      Object.assign(session, { watched: hash, seen: 1, absent: 0 });
-    }
-    if (session.run % MAX_RUN !== 0 && (hash !== session.watched || session.seen < MAX_RUN)) {
-      return false;
-    }
-    session.seen = 0;
-    leaveUnanswered(`one of ${MAX_RUN} identical datagrams`, session.peer);
-    return true;
-  }
-
-  function isTooFast(session: Session): boolean {
-    if (rate === 0) return false;
-    const now = performance.now();
-    if (now - session.windowStart >= 1000) Object.assign(session, { windowStart: now, replies: 0 });
-    session.replies++;
-    if (session.replies <= rate) return false;
-    leaveUnanswered(`over --rate ${rate}`, session.peer);
-    return true;
-  }
-
-  /** Sends the reply, over the network that `--drop`, `--duplicate` and `--delay` make of loopback. */
-  async function sendLossy(bytes: Uint8Array, session: Session): Promise<void> {
-    const [dropped, doubled] = [random() < drop, random() < duplicate];
-    const delays = [random() * delayMs, random() * delayMs]; // drawn always: the seed decides alone
-    if (dropped) {
-      totals.dropped = (totals.dropped ?? 0) + 1;
-      return onTrace?.({ step: "5", call: "--drop", peer: session.peer, bytes });
-    }
-    if (!doubled || session.doubled >= MAX_DOUBLED) delays.pop();
-    else session.doubled++;
-    for (const delay of delays) {
-      if (delayMs === 0) await send(bytes, session);
-      else hold(bytes.slice(), session, delay);
-    }
-  }
-
-  function hold(bytes: Uint8Array, session: Session, delay: number): void {
-    const cost = bytes.length + HELD_OVERHEAD_BYTES;
-    if (heldBytes + cost > MAX_HELD_BYTES) {
-      return leaveUnanswered("too many are delayed", session.peer);
-    }
-    heldBytes += cost;
-    async function release(): Promise<void> {
-      clearTimeout(timer);
-      held.delete(release);
-      heldBytes -= cost;
-      try {
-        await send(bytes, session);
-      } catch (error) {
-        leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
-      }
-    }
-    const timer = setTimeout(release, delay);
-    held.add(release);
-  }
-
-  function send(bytes: Uint8Array, { address, peer }: Session): Promise<number> {
-    onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
-    return socket.send(bytes, address);
-  }
-
-  /** The sum ends; what is remembered against loops and for --rate stays. */
-  function endSession(session: Session): void {
-    const { peer, messages, bytes, start } = session;
-    const seconds = secondsSince(start);
-    if (!quiet) onEvent({ event: "close", peer, reason: "stop", messages, bytes, seconds });
-    Object.assign(session, { messages: 0, bytes: 0 });
-    if (once) shutdown();
-  }
-
-  async function close(): Promise<void> {
-    await Promise.allSettled([sending]);
-    for (const release of held) await release();
-    socket.close(); // Step 6
-    onTrace?.({ step: "6", call: "close()", note: formatAddress(addr) });
-  }
-
-  function shutdown(): Promise<void> {
-    closing ??= close();
-    return finished;
-  }
-
-  async function run(): Promise<void> {
-    await receiveDatagrams();
-    await closing;
-    onEvent({ event: "shutdown", ...totals, seconds: secondsSince(started) });
-  }
-
-  onEvent({ event: "listening", transport: "udp", hostname: addr.hostname, port: addr.port });
-  options.signal?.addEventListener("abort", shutdown, { once: true });
-  const finished = run();
-  if (options.signal?.aborted) shutdown();
-  return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
-}
-
-function bind(where: { hostname: string; port: number }): Deno.DatagramConn {
-  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
-  try {
-    return Deno.listenDatagram({ transport: "udp", ...where });
-  } catch (cause) {
-    throw cannot(`receive on ${formatAddress(where)}`, cause);
-  }
-}
-
-/** The address of a name that its clients find too: listenDatagram may take another one of it. */
-async function resolve(name: string): Promise<string> {
-  const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
-  try {
-    return (await lookup(name)).address;
-  } catch (cause) {
-    throw cannot(`find the address of ${quote(name)}`, cause);
-  }
-}
-
-/** Why a peer is never answered: its address is no client's, so somebody forged it. */
-function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | undefined {
-  const host = hostname.replace(/^::ffff:/, "");
-  if (port === 0) return "source port 0";
-  if (port < 1_024 || port === NFS_PORT) return "the source port is a service's";
-  if (port === ownPort) return "the source port is this server's own";
-  if (/^(0|22[4-9]|23\d)\.|^(127|255)\.255\.255\.255$|^ff/.test(host)) {
-    return "a multicast or broadcast source";
-  }
-}
-
-/** FNV-1a over the 32-bit words of a datagram, and the bytes behind them. */
-function hashOf(datagram: Uint8Array): number {
-  const words = new Uint32Array(datagram.buffer, datagram.byteOffset, datagram.length >> 2);
-  let hash = datagram.length ^ 0x811c9dc5;
-  for (let i = 0; i < words.length; i++) hash = Math.imul(hash ^ words[i]!, 0x01000193);
-  for (let i = words.length * 4; i < datagram.length; i++) {
-    hash = Math.imul(hash ^ datagram[i]!, 0x01000193);
-  }
-  return hash;
-}
-
-/** Numbers from 0 to 1 that a seed decides (mulberry32). */
-function randomFrom(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let bits = Math.imul(state ^ (state >>> 15), state | 1);
-    bits = (bits + Math.imul(bits ^ (bits >>> 7), bits | 61)) ^ bits;
-    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-/** An event as a line for people. Only what a peer said stands behind brackets. */
-function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string {
-  switch (event.event) {
-    case "listening":
-      return `listening on udp ${formatAddress(event)}`;
-    case "message":
-      return `[${event.peer}] ${escape(event.text)}${event.more ? `… +${event.more} bytes` : ""}`;
-    case "close":
-      return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
-    case "shutdown":
-      return `stopped: ${formatTotals(event)}, ${event.unanswered} not answered${
-        event.dropped ? `, ${event.dropped} dropped` : ""
-      }`;
-  }
-}
-
-/** The command line: options to `serve`, events to lines, signals to `shutdown`. */
+/** The command line: options to `serve`, events to lines, signals to a shutdown. */
 export async function main(args: string[]): Promise<number> {
-  if (showInfo(args)) return 0;
-  const options = parseOptions(args);
-  const { flags, values, numbers } = options;
-  const name = values.host![0]!;
-  const port = listenPort(options);
-  const { rate, drop = 0, duplicate = 0, delay = 0 } = numbers;
-  const { seed = Math.floor(Math.random() * 2 ** 32) } = numbers;
-  const names = /^[\d.]+$|:/.test(name) ? [] : [name]; // looking one up takes a permission of its own
-  requireNet(...names);
-  const hostname = names.length > 0 ? await resolve(name) : name;
-  requireNet(...names, hostname.includes(":") ? `[${hostname}]` : hostname); // replies go to any port
-  if (numbers.seed === undefined && drop + duplicate + delay > 0) {
-    say(`${NAME}: to repeat these faults: --seed ${seed}`);
+  stdout.json = args.includes("--json");
+  const flags = parseArgs(args, {
+    boolean: ["no-stop", "no-echo", "once", "quiet", "json", "trace", "help", "version"],
+    string: ["_", "host", "port", "stop", "rate", "drop", "duplicate", "delay", "seed"],
+    collect: ["stop"],
+    alias: { host: "H", port: "p", quiet: "q", help: "h", version: "V" },
+    default: {
+      host: HOSTNAME,
+      port: `${PORT}`,
+      stop: STOP_WORDS,
+      rate: "0",
+      drop: "0",
+      duplicate: "0",
+      delay: "0",
+    },
+    unknown: (arg) => refuse(arg, args),
+  });
+  if (flags.help || flags.version) {
+    stdout.print(flags.help ? HELP : `${NAME} ${VERSION}`);
+    return 0;
   }
-  const output = new LineOutput();
+  for (const word of flags._) refuse(word, args);
+  const name = toHost(flags.host);
+  const port = toListenPort(flags.port);
+  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
+  const share = { min: 0, max: 1, whole: false };
+  const rate = toNumber(["rate", flags.rate], { min: 0, max: 1_000_000 });
+  const drop = toNumber(["drop", flags.drop], share);
+  const duplicate = toNumber(["duplicate", flags.duplicate], share);
+  const delayMs = toNumber(["delay", flags.delay], { min: 0, max: 60_000, whole: false });
+  const random = `${Math.floor(Math.random() * 2 ** 32)}`;
+  const seed = toNumber(["seed", flags.seed ?? random], { min: 0, max: 4_294_967_295 });
+  const hostname = await resolve(name);
+  requireNet(toPermission(hostname)); // without a port: replies go to any
+  if (flags.seed === undefined && drop + duplicate + delayMs > 0) {
+    warn(`to repeat these faults: --seed ${seed}`);
+  }
   const stopping = new AbortController();
   onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
     hostname,
     port,
-    stop: flags.has("no-stop") ? [] : values.stop!,
-    echo: !flags.has("no-echo"),
-    once: flags.has("once"),
-    rate: rate!,
+    stopWords,
+    echo: !flags["no-echo"],
+    once: flags.once,
+    rate,
     drop,
     duplicate,
-    delayMs: delay,
+    delayMs,
     seed,
-    quiet: flags.has("quiet"),
+    quiet: flags.quiet,
     signal: stopping.signal,
-    onEvent: (event) => {
-      if (event.event === "warning") say(`${NAME}: ${event.text}`);
-      else output.print(flags.has("json") ? toJson(event) : formatEvent(event));
-    },
-    onTrace: flags.has("trace") ? (rung) => say(formatRung("server", rung)) : undefined,
+    onEvent: printEvent,
+    onTrace: flags.trace ? (rung) => stderr.print(formatRung("server", rung)) : undefined,
   });
-  await Promise.race([server.finished, output.failure.promise]);
-  await output.flush();
+  await server.finished;
   return 0;
+}
+
+/** Prints an event, for people or as JSON. */
+function printEvent(event: ServerEvent): void {
+  if (event.event === "warning") return warn(event.text);
+  const ending = event.event === "close" || event.event === "shutdown";
+  stdout.print(stdout.json ? toJson(event) : formatEvent(event), { ending });
+}
+
+/** An event as a line for people. */
+function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string {
+  switch (event.event) {
+    case "listening":
+      return `listening on udp ${formatAddress(event)}`;
+    case "message":
+      return formatMessage(event);
+    case "close":
+      return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
+    case "shutdown": {
+      const dropped = event.dropped ? `, ${event.dropped} dropped` : "";
+      return `stopped: ${formatTotals(event)}, ${event.unanswered} not answered${dropped}`;
+    }
+  }
 }
 
 // ---- The same in both servers, to the letter: tests/cli_test.ts compares them. ----
 
-const PREVIEW_BYTES = 1_000; // of a sentence are printed; the rest is only counted
-const MAX_WAITING_CHARS = 1_048_576; // of lines wait for a slow stdout; further lines are dropped
-const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const GATHER_CHARS = 65_536; // of lines that wait are enough for a write at once
-const MAX_UNSAID = 10_000; // lines wait for a slow stderr; further lines are dropped
-const FLUSH_MS = 1_000; // for stdout to take the last lines of a server that ends
+/** Sentences and bytes received, in how many seconds. */
+export type Totals = { messages: number; bytes: number; seconds: number };
 
-/** Prints lines in the background, so that a stdout that is read slowly never stalls an echo. */
-class LineOutput {
-  /** It rejects when stdout cannot be written, as when its reader is gone. */
-  readonly failure = Promise.withResolvers<never>();
-  #waiting = "";
-  #dropped = 0;
-  #writing: Promise<void> | undefined;
-
-  print(line: string): void {
-    if (this.#waiting.length + line.length < MAX_WAITING_CHARS) this.#waiting += `${line}\n`;
-    else this.#dropped++;
-    this.#writing ??= this.#write().catch(this.failure.reject);
-  }
-
-  async #write(): Promise<void> {
-    while (this.#waiting !== "") {
-      const dropped = this.#dropped;
-      const bytes = encoder.encode(this.#waiting);
-      this.#waiting = "";
-      this.#dropped = 0;
-      await writeOut(bytes);
-      if (dropped > 0) say(`${NAME}: more lines than stdout takes: ${dropped} lines dropped`);
-      if (this.#waiting.length > GATHER_CHARS) continue;
-      await new Promise((resolve) => setTimeout(resolve, GATHER_MS));
-    }
-    this.#writing = undefined;
-  }
-
-  /** Waits until all is written, on stderr too, but no longer than FLUSH_MS for each. */
-  async flush(): Promise<void> {
-    const late = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, FLUSH_MS));
-    await Promise.race([this.#writing, this.failure.promise, late()]);
-    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (this.#writing) say(`${NAME}: stdout is not read: over ${lost} lines lost`);
-    await Promise.race([said, late()]);
-  }
-}
-
-let said = Promise.resolve();
-let unsaid = 0; // lines
-let lost = 0;
-
-/** A line on stderr, in its turn. Nothing waits for it: stderr may be read as slowly as stdout. */
-function say(line: string): void {
-  if (unsaid === MAX_UNSAID) return void lost++;
-  const write = (): Promise<number> => Deno.stderr.write(encoder.encode(`${line}\n`));
-  const written = unsaid++ === 0 ? write() : said.then(write);
-  said = written.then(() => {}, () => {}).finally(() => {
-    if (--unsaid > 0 || lost === 0) return;
-    say(`${NAME}: more lines than stderr takes: ${lost} lines dropped`);
-    lost = 0;
-  });
-}
-
-/** Whether a sentence, but for the blanks and line ends around it, is one of `words`. */
-function isStopWord(sentence: Uint8Array, words: Uint8Array[]): boolean {
-  const isBlank = (byte: number): boolean => byte === 0x20 || byte >= 0x09 && byte <= 0x0d;
-  let [start, end] = [0, sentence.length];
-  while (start < end && isBlank(sentence[start]!)) start++;
-  while (start < end && isBlank(sentence[end - 1]!)) end--;
-  return words.some((word) =>
-    word.length === end - start && word.every((byte, i) => byte === sentence[start + i])
-  );
-}
-
-/** What is shown of a sentence of `total` bytes that starts with `bytes`, and how many are not. */
-function previewText(bytes: Uint8Array, total: number): { text: string; more?: number } {
-  if (total <= PREVIEW_BYTES) return { text: decoder.decode(bytes).replace(/\r?\n?$/, "") };
-  let end = PREVIEW_BYTES; // perhaps within a character of two to four bytes: it is left out
-  while (end > PREVIEW_BYTES - 3 && (bytes[end - 1]! & 0xc0) === 0x80) end--;
-  if (bytes[end - 1]! >= 0xc0) end--;
-  return { text: decoder.decode(bytes.subarray(0, end)), more: total - end };
-}
-
-/** The port to listen on: not one of those that the handout keeps clear of. */
-function listenPort({ numbers: { port = 0 } }: Options): number {
+/** The port to listen on: not one of those that the handout keeps clear of. @throws UsageError */
+function toListenPort(text: string): number {
+  const port = toNumber(["port", text], { min: 0, max: 65_535 });
   if (port === 0 || port >= 1_024) return port;
   throw new UsageError(
     `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
   );
+}
+
+/** `[127.0.0.1:53412] hello`: only what a peer said stands behind brackets. */
+function formatMessage(message: { peer: string; text: string; more?: number }): string {
+  const { peer, text, more } = message;
+  return `[${peer}] ${escape(text)}${more ? `… +${more} bytes` : ""}`;
 }
 
 /** `1 message, 33 bytes, 0.1 s`. */
@@ -525,106 +566,162 @@ function formatTotals({ messages, bytes, seconds }: Totals): string {
 }
 
 /** To the millisecond. */
-function secondsSince(start: number): number {
-  return Math.round(performance.now() - start) / 1000;
+function secondsSince(startedAt: number): number {
+  return Math.round(performance.now() - startedAt) / 1000;
 }
 
-function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+// ---- The same in both UDP scripts, to the letter: tests/cli_test.ts compares them. ----
+
+const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
+
+/** Creates a UDP socket and binds it. @throws Error that names the address; keeps its cause */
+function bind(address: { hostname: string; port: number }): Deno.DatagramConn {
+  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
+  try {
+    return Deno.listenDatagram({ transport: "udp", ...address });
+  } catch (cause) {
+    throw cannot(`open a socket at ${formatAddress(address)}`, cause);
+  }
+}
+
+/** The address of a host; a name asks for permission to look it up. @throws Error */
+async function resolve(host: string): Promise<string> {
+  if (/^[\d.]+$/.test(host)) return host;
+  if (host.includes(":")) return toCanonical(host);
+  requireNet(host);
+  const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
+  try {
+    return (await lookup(host)).address;
+  } catch (cause) {
+    throw cannot(`find the address of ${quote(host)}`, cause);
+  }
+}
+
+/** An IPv6 address as the system writes it: `::1` for `0:0:0:0:0:0:0:1`. */
+function toCanonical(address: string): string {
+  const [, bare = "", zone = ""] = /^([^%]*)(%.*)?$/.exec(address) ?? [];
+  const url = bare.includes(".") ? null : URL.parse(`http://[${bare}]`); // ::ffff:127.0.0.1 stays
+  return url ? url.hostname.slice(1, -1) + zone : address;
+}
+
+/** A host as a permission names it: without a zone, an IPv6 address in brackets. */
+function toPermission(hostname: string): string {
+  return hostname.includes(":") ? `[${withoutZone(hostname)}]` : hostname;
+}
+
+function withoutZone(hostname: string): string {
+  return hostname.replace(/%.*/, "");
+}
+
+/** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
+function withoutLineEnd(bytes: Uint8Array): Uint8Array {
+  if (bytes.at(-1) !== 0x0a) return bytes;
+  return bytes.subarray(0, bytes.at(-2) === 0x0d ? -2 : -1);
 }
 
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const VERSION = "1.0.0";
-const WRITE_RETRY_MS = 10; // where stdout is full and does not block
+const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
+const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
+const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
+const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const GATHER_MS = 10; // between two such writes: many lines for the price of one
+const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What could steer a terminal or reorder its text: C0, DEL, C1, bidi controls, line separators. */
-const UNSAFE = /[\p{Cc}\p{Bidi_Control}\p{Zl}\p{Zp}]/gu;
-/** An option in HELP: letter, name; if it takes a value, its kind, … for several, bounds, default. */
-const OPTION =
-  /(?:-(\w),| {3}) --([\w-]+)(?: ([A-Z]+)(…)?(?: +([\d.]+) to (\d+))?(?:.*default (.+)\))?)?/g;
+/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
+const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+/** Our words for common codes: the system's differ from system to system, or are translated. */
+const REASONS: Record<string, string> = {
+  EADDRINUSE: "address already in use",
+  EADDRNOTAVAIL: "no such address on this machine",
+  ECONNREFUSED: "connection refused",
+  ECONNRESET: "connection reset by peer",
+  EHOSTUNREACH: "no route to host",
+  EMFILE: "too many open files",
+  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
+  ENETUNREACH: "network unreachable",
+  ENOTFOUND: "name not found",
+  ETIMEDOUT: "connection timed out",
+};
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
 
-/** A command line: its words, the flags that are set, the values of options, the numbers of some. */
-type Options = {
-  words: string[];
-  flags: Set<string>;
-  values: Record<string, string[]>;
-  numbers: Record<string, number>;
-};
-
-/** parseArgs, made strict: it knows what HELP lists, bounds and defaults included, and no more. */
-function parseOptions(args: string[]): Options {
-  const known = [...HELP.matchAll(OPTION)]
-    .map(([, letter, name = "", kind, ...value]) => ({ letter, name, kind, value }));
-  const takers = known.filter(({ kind }) => kind);
-  const end = [...args, "--"].indexOf("--"); // behind it there are only words
-  const flags = new Set<string>();
-  const unknown: string[] = [];
-  let lack = ""; // what to say of the option before, if its value is not next
-  // To parseArgs, a flag may have a value, and the value of an option may be an option behind it.
-  const plain = args.slice(0, end).flatMap((arg) => {
-    const [, name, letter, tail = ""] = /^-(?:-([^=]+)|([^-]))(.*)$/s.exec(arg) ?? [];
-    const option = known.find((option) =>
-      name ? name === option.name : letter && letter === option.letter
-    );
-    if (lack && arg.startsWith("-")) throw new UsageError(`${lack}, but got ${quote(arg)}`);
-    lack = option?.kind && !tail ? `--${option.name} needs a value, ${option.kind}` : "";
-    if (!name && !letter) return [arg];
-    if (option?.kind) return [`--${option.name}${tail && tail.replace(/^=?/, "=")}`];
-    if (option && !tail) flags.add(option.name);
-    else unknown.push(arg);
-    return [];
-  });
-  const given = parseArgs([...plain, ...args.slice(end)], {
-    string: ["_", ...takers.map(({ name }) => name)],
-    collect: takers.map(({ name }) => name),
-  });
-  const options: Options = { words: given._.map(String), flags, values: {}, numbers: {} };
-  for (const { name, kind = "", value: [many, min = "", max, preset] } of takers) {
-    const values = given[name] as string[];
-    if (values.some((value) => value.trim() === "")) {
-      throw new UsageError(`--${name} needs a value, ${kind}, but got nothing`);
-    }
-    if (values.length > 1 && !many) {
-      const shown = values.map(quote).join(" and ");
-      throw new UsageError(`--${name} takes one ${kind}, not ${shown}`);
-    }
-    options.values[name] = values.length > 0 ? values : preset?.split(", ") ?? [];
-    const [text] = options.values[name];
-    if (max && text) options.numbers[name] = toNumber(text, { name, kind, min, max });
-  }
-  if (!HELP.includes("[message…]")) unknown.push(...options.words);
-  if (unknown.length === 0) return options;
-  throw new UsageError(`unexpected ${quote(unknown[0]!)}; --help lists what is allowed`);
+/** Ends parseArgs at what its table does not know. @throws UsageError */
+function refuse(arg: string, args: string[]): never {
+  const option = args[args.indexOf(arg) - 1] ?? "";
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
+  throw new UsageError(`${what}; --help lists what is allowed`);
 }
 
-/** @throws UsageError unless `text` is a number in the bounds of its option */
-function toNumber(text: string, option: Record<"name" | "kind" | "min" | "max", string>): number {
-  const { name, kind, min, max } = option;
-  const whole = !["SECONDS", "MS", "P"].includes(kind);
+/** The value of a numeric option. @throws UsageError out of its bounds */
+function toNumber(
+  [name, text]: [name: string, text: string],
+  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+): number {
   const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= Number(min) && number <= Number(max)) return number;
+  if (number >= min && number <= max) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} must be ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+}
+
+/** A host without the brackets of an IPv6 address. @throws UsageError */
+function toHost(text: string): string {
+  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
+  return text.replace(/^\[(.*:.*)\]$/, "$1");
+}
+
+/** Stop words that a sentence can be. @throws UsageError */
+function toStopWords(words: string[]): string[] {
+  const isWord = (word: string): boolean => {
+    const { length } = encoder.encode(trimBlanks(word));
+    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
+  };
+  const wrong = words.find((word) => !isWord(word));
+  if (wrong === undefined) return words;
+  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+}
+
+/** Without the ASCII blanks around it. */
+function trimBlanks(text: string): string {
+  return /[^\t-\r ](?:[^]*[^\t-\r ])?/.exec(text)?.[0] ?? "";
+}
+
+/** Whether a sentence, but for the blanks around it, is one of `stopWords`. */
+function isStopWord(sentence: Uint8Array, stopWords: string[]): boolean {
+  if (stopWords.length === 0 || sentence.length > PREVIEW_BYTES) return false;
+  return stopWords.includes(trimBlanks(decoder.decode(sentence)));
+}
+
+/** What is shown of a sentence of `bytes` bytes that begins with `start`, and how many are not. */
+function preview(start: Uint8Array, bytes: number): { text: string; more?: number } {
+  if (bytes <= PREVIEW_BYTES) return { text: decoder.decode(start) };
+  let end = PREVIEW_BYTES;
+  while (end > PREVIEW_BYTES - 3 && (start[end]! & 0xc0) === 0x80) end--; // not within a character
+  return { text: decoder.decode(start.subarray(0, end)), more: bytes - end };
 }
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  return text.replace(UNSAFE, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+  return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
 function quote(text: string): string {
   return `"${escape(text)}"`;
 }
 
-/** One line of JSON, as safe to see as escaped text. */
-function toJson(value: unknown): string {
-  const hex = (char: string): string => char.charCodeAt(0).toString(16).padStart(4, "0");
-  return JSON.stringify(value).replace(UNSAFE, (char) => `\\u${hex(char)}`);
+/** An event as one line of JSON, as safe to see as escaped text. */
+function toJson(event: Record<string, unknown>): string {
+  const hex = (unit: string): string => unit.charCodeAt(0).toString(16).padStart(4, "0");
+  return JSON.stringify({ time: new Date().toISOString(), ...event })
+    .replace(UNSAFE, (char) => char.replace(/[^]/g, (unit) => `\\u${hex(unit)}`));
+}
+
+function plural(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** `127.0.0.1:12000`, `[::1]:12000`. */
@@ -632,10 +729,13 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
-/** What the system says of a failure, to end a sentence with: `connection refused`. */
+/** Why a call failed, to end a sentence with: `connection refused`. */
 function reasonOf(error: unknown): string {
-  const reason = error instanceof Error ? error.message : String(error);
-  return reason.charAt(0).toLowerCase() + reason.slice(1).replace(/ \(os error \d+\)/, "");
+  const { message = String(error), code = "" } = error as { message?: string; code?: string };
+  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
+  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
+  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
+  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -647,15 +747,19 @@ function cannot(what: string, cause: unknown, hint = ""): Error {
 function requireNet(...hosts: string[]): void {
   for (const host of hosts) {
     if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
-    throw new Error(`no permission to use ${host}. Add --allow-net=${hosts}`);
+    const where = Deno.build.standalone
+      ? "at deno compile"
+      : "behind deno run, or at deno install for an installed command,";
+    throw new Error(`no permission to use ${host}: ${where} add --allow-net=${hosts}`);
   }
 }
 
-/** SIGINT and SIGTERM: the first calls `stop`; the second, or one without `stop`, ends at once. */
+/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
-  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
-    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // not to be had there
-    Deno.addSignalListener(signal, () => {
+  const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
+  const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
+    Deno.addSignalListener(signal as Deno.Signal, () => {
       if (!stop) Deno.exit(code);
       stop();
       stop = undefined;
@@ -663,8 +767,143 @@ function onSignals(stop?: () => void): void {
   }
 }
 
+/** One turn of the event loop: after a pause, timers come before what lies in the sockets. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
+async function writeAll(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
+  for (let rest = bytes; rest.length > 0;) {
+    try {
+      rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      await sleep(GATHER_MS);
+    }
+  }
+}
+
+/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+class Output {
+  json = false; // whether events are printed as JSON
+  failed = false; // as the disk is full, or the terminal is gone
+  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
+  #waiting = "";
+  #dropped = 0; // lines
+  #written = 0; // times
+  #writing: Promise<void> | undefined;
+
+  constructor(readonly name: "stdout" | "stderr") {
+    this.closed.promise.catch(() => {}); // who must know waits for it
+  }
+
+  print(line: string, { end = "\n", ending = false } = {}): void {
+    const text = line + end;
+    const most = ending ? MAX_ENDINGS : MAX_WAITING;
+    if (this.#waiting.length + text.length <= most) this.#waiting += text;
+    else this.#dropped++;
+    this.#writing ??= this.#write();
+  }
+
+  async #write(): Promise<void> {
+    while (this.#waiting !== "") {
+      const [text, dropped] = [this.#waiting, this.#dropped];
+      [this.#waiting, this.#dropped] = ["", 0];
+      try {
+        for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
+          await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
+          rest = rest.subarray(WRITE_BYTES);
+        }
+      } catch (error) {
+        if (error instanceof Deno.errors.BrokenPipe) return this.closed.reject(error);
+        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+        this.failed = true;
+      }
+      if (dropped > 0) warn(`${this.name} is read too slowly: ${plural(dropped, "line")} dropped`);
+      if (this.#waiting.length < WRITE_BYTES) await sleep(GATHER_MS);
+    }
+    this.#writing = undefined;
+  }
+
+  /** Waits until all is written, or nobody reads it. */
+  async flush(): Promise<void> {
+    for (let before = -1; this.#writing && before < this.#written;) {
+      before = this.#written;
+      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
+    }
+    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
+    if (lost > 0) stderr.print(`${NAME}: ${this.name} is not read: over ${lost} lines lost`);
+  }
+}
+
+const stdout = new Output("stdout");
+const stderr = new Output("stderr");
+
+/** What a person is told on stderr; under --json it is an event on stdout, too. */
+function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
+  stderr.print(`${NAME}: ${escape(text)}`);
+  if (stdout.json) stdout.print(toJson({ event, text }));
+}
+
 /** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
 export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+
+/** The handout's step of each call, and whom to tell of it. */
+type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
+
+/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
+function traced<T extends object>(socket: T, { steps, onTrace }: Trace): T {
+  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn & Deno.DatagramConn;
+  const toText = (address: unknown): string => formatAddress(address as Deno.NetAddr);
+  const peer = inner.remoteAddr ? { peer: toText(inner.remoteAddr) } : {};
+  const tell = (name: string, rung: Omit<Rung, "step">): void =>
+    onTrace({ step: steps[name]!, ...peer, ...rung });
+  const calls: Record<string | symbol, unknown> = {
+    async accept(): Promise<Deno.TcpConn> {
+      const conn = traced(await inner.accept(), { steps, onTrace });
+      tell("accept", { call: "accept()", peer: toText(conn.remoteAddr) });
+      return conn;
+    },
+    async read(buffer: Uint8Array): Promise<number | null> {
+      const size = await inner.read(buffer);
+      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
+      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
+      return size;
+    },
+    write(bytes: Uint8Array): Promise<number> {
+      tell("write", { call: `write(${bytes.length})`, bytes });
+      return inner.write(bytes);
+    },
+    closeWrite(): Promise<void> {
+      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
+      return inner.closeWrite();
+    },
+    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
+      const [bytes, from] = await inner.receive(buffer);
+      tell("receive", { call: `receive() = ${bytes.length}`, peer: toText(from), bytes });
+      return [bytes, from];
+    },
+    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
+      tell("send", { call: `send(${bytes.length})`, peer: toText(to), bytes });
+      return inner.send(bytes, to);
+    },
+    close(): void {
+      tell("close", { call: "close()", ...(inner.addr && { note: toText(inner.addr) }) });
+      inner.close();
+    },
+  };
+  return new Proxy(socket, {
+    get(target, name): unknown {
+      const value = Reflect.get(target, name, target);
+      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
+    },
+  });
+}
 
 /** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
 function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
@@ -678,38 +917,19 @@ function formatRung(side: "client" | "server", { step, call, peer, bytes, note }
   return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
 }
 
-/** Writes all of `bytes` to stdout: one call may take fewer, and a full pipe may refuse to block. */
-async function writeOut(bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
-    try {
-      rest = rest.subarray(await Deno.stdout.write(rest));
-    } catch (error) {
-      if (error instanceof Deno.errors.BrokenPipe) throw error; // as behind `| head`
-      if (!(error instanceof Deno.errors.WouldBlock)) throw cannot("write to stdout", error);
-      await new Promise((resolve) => setTimeout(resolve, WRITE_RETRY_MS));
-    }
-  }
-}
-
-/** Prints what `--help` or `--version` ask for, whatever stands beside; tells whether they did. */
-function showInfo(args: string[]): boolean {
-  const asks = (...flags: string[]): boolean =>
-    args.slice(0, [...args, "--"].indexOf("--")).some((arg) => flags.includes(arg));
-  if (asks("-h", "--help")) console.log(HELP.trimEnd());
-  else if (asks("-V", "--version")) console.log(`${NAME} ${VERSION}`);
-  else return false;
-  return true;
-}
-
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
+  let code = 1;
   try {
-    Deno.exit(await main(Deno.args));
+    code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
+    if (error instanceof UsageError) code = 2;
     const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) console.error(`${NAME}: ${escape(text)}`);
-    Deno.exit(error instanceof UsageError ? 2 : 1);
+    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
   }
+  await stdout.flush();
+  await stderr.flush();
+  Deno.exit(code || Number(stdout.failed));
 }
 
 if (import.meta.main) await run(main);

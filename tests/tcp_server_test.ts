@@ -229,7 +229,7 @@ Deno.test("every byte is echoed, in order, however long and however cut", LIMIT,
     ["2 MiB in random pieces", random.bytes(2_097_152), 20_000],
     ["20,000 bytes in small pieces", random.bytes(20_000), 40],
   ];
-  await using server = start({ stop: [] });
+  await using server = start({ stopWords: [] });
   for (const [name, bytes, most] of rows) {
     await t.step(name, async () => {
       using conn = await server.connect();
@@ -248,7 +248,7 @@ Deno.test(
   "a peer that reads late stalls itself alone, and then gets every byte",
   LIMIT,
   async () => {
-    await using server = start({ stop: [] });
+    await using server = start({ stopWords: [] });
     using late = await server.connect();
     const bytes = seededRandom().bytes(12 * 1_048_576);
     let written = 0;
@@ -272,7 +272,7 @@ Deno.test(
   "a shutdown waits for a peer that reads late: what was received is echoed",
   LIMIT,
   async () => {
-    await using server = start({ stop: [] });
+    await using server = start({ stopWords: [] });
     using late = await server.connect();
     const bytes = seededRandom().bytes(6 * 1_048_576);
     const sending = writeAll(late, bytes);
@@ -420,7 +420,7 @@ Deno.test("a stop word closes its connection", LIMIT, async (t) => {
   for (const [text, stop] of rows) {
     for (const cut of [false, true]) {
       await t.step(`${JSON.stringify(text)}${cut ? ", byte by byte" : ""}`, async () => {
-        await using server = start(stop && { stop });
+        await using server = start(stop && { stopWords: stop });
         using conn = await server.connect();
         for (const piece of cut ? encode(text) : [text]) {
           await writeAll(conn, typeof piece === "string" ? piece : Uint8Array.of(piece));
@@ -786,7 +786,7 @@ Deno.test({
 });
 
 Deno.test("a reset in mid-write ends its connection alone", LIMIT, async () => {
-  await using server = start({ stop: [] });
+  await using server = start({ stopWords: [] });
   using conn = await server.connect();
   for (let i = 1; i <= 20; i++) {
     await resetClient(server.port, new Uint8Array(8 * 1_048_576));
