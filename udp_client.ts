@@ -141,6 +141,8 @@ export class EchoSocket {
   readonly timer: RetransmissionTimer;
   /** The address of the server, as its datagrams have it. */
   readonly server: string;
+  /** The socket's own address. */
+  readonly addr: Deno.NetAddr;
   /** Called with each datagram from the server; tells whether it was waited for. */
   onDatagram: (bytes: Uint8Array) => boolean = () => false;
   readonly #socket: Deno.DatagramConn;
@@ -154,6 +156,7 @@ export class EchoSocket {
   constructor(socket: Deno.DatagramConn, address: Deno.NetAddr, options: OpenOptions) {
     this.#socket = socket;
     this.#address = address;
+    this.addr = socket.addr as Deno.NetAddr;
     this.server = formatAddress({ ...address, hostname: withoutZone(address.hostname) });
     this.timer = new RetransmissionTimer((options.timeoutSeconds ?? TIMEOUT_SECONDS) * 1000);
     this.#receiveDatagrams();

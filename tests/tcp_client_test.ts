@@ -63,7 +63,7 @@ function assertOneLine(stderr: string): void {
 }
 
 Deno.test("arguments: each is sent as a line, the echoes are printed, done", LIMIT, async (t) => {
-  await using server = start({ stop: [] });
+  await using server = start({ stopWords: [] });
   const rows: [string[], string][] = [
     [["hello"], "hello\n"],
     [["two words", "and more"], "two words\nand more\n"],
@@ -84,7 +84,7 @@ Deno.test("arguments: each is sent as a line, the echoes are printed, done", LIM
 
 Deno.test("a pipe: stdout is what was sent, byte for byte", LIMIT, async (t) => {
   const random = seededRandom();
-  await using server = start({ stop: [] });
+  await using server = start({ stopWords: [] });
   const rows: [string, Bytes][] = [
     ["nothing", encode("")],
     ["a line without an end", encode("hello")],
@@ -138,7 +138,7 @@ Deno.test("converse: random megabytes, however they are cut", LIMIT, async (t) =
   const bytes = random.bytes(5 * 1_048_576);
 
   await t.step("tcp_server.ts", async () => {
-    await using server = start({ stop: [] });
+    await using server = start({ stopWords: [] });
     using conn = await connect({ port: server.port });
     const { output, bytes: received } = collector();
     const input = ReadableStream.from(pieces(bytes, random, 200_000));
@@ -148,7 +148,7 @@ Deno.test("converse: random megabytes, however they are cut", LIMIT, async (t) =
   });
 
   await t.step("a system that takes a little at a time", async () => {
-    await using server = start({ stop: [] });
+    await using server = start({ stopWords: [] });
     using conn = await connect({ port: server.port });
     const write = conn.write.bind(conn);
     conn.write = (bytes) => write(bytes.subarray(0, 10_000));
@@ -446,7 +446,7 @@ Deno.test(
     ];
     for (const [text, args, stop] of rows) {
       await t.step(JSON.stringify(text.slice(-20)), async () => {
-        await using server = start({ stop });
+        await using server = start({ stopWords: stop });
         await using client = spawn("tcp_client.ts", [...server.to, ...args]);
         await client.write(text);
         const { code, stdout, stderr } = await client.finish();

@@ -453,7 +453,7 @@ Deno.test("what is not a stop word closes nothing", LIMIT, async (t) => {
   for (const quiet of [false, true]) {
     for (const [text, stop] of rows) {
       await t.step(`${JSON.stringify(text).slice(0, 40)}${quiet ? ", quiet" : ""}`, async () => {
-        await using server = start({ quiet, ...(stop && { stop }) });
+        await using server = start({ quiet, ...(stop && { stopWords: stop }) });
         using conn = await server.connect();
         assertEquals(await exchange(conn, text), text);
         assertEquals(await exchange(conn, " still here\n"), " still here\n");

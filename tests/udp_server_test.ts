@@ -693,7 +693,7 @@ Deno.test(
   async () => {
     // No raw socket is needed: the service's own first datagram is the forged one.
     await using service = new UdpPeer(({ bytes, from }, _, self) => self.send(bytes, from));
-    await using server = start({ quiet: true, stop: [] });
+    await using server = start({ quiet: true, stopWords: [] });
     await service.send("forged", server.port);
     const { text } = await server.log.wait("warning");
     assertStringIncludes(text, `${shown(service.addr)}: one of 65536 identical datagrams`);
@@ -708,7 +708,7 @@ Deno.test("no loop lasts, whatever its datagrams", LIMIT, async (t) => {
   const most = 5 * ROUNDS;
   for (const count of [1, 2]) {
     await t.step(`${count} forged`, async () => {
-      await using server = startFake({ quiet: true, stop: [] });
+      await using server = startFake({ quiet: true, stopWords: [] });
       const { socket } = server;
       const service = address("127.0.0.1", 40_000);
       let rounds = 0;
@@ -722,8 +722,8 @@ Deno.test("no loop lasts, whatever its datagrams", LIMIT, async (t) => {
   }
 
   await t.step("two of these servers", async () => {
-    await using one = startFake({ quiet: true, stop: [] });
-    await using other = startFake({ quiet: true, stop: [] });
+    await using one = startFake({ quiet: true, stopWords: [] });
+    await using other = startFake({ quiet: true, stopWords: [] });
     let rounds = 0;
     const [first, second] = [address("127.0.0.1", 40_001), address("127.0.0.1", 40_002)];
     one.socket.onSend = (bytes) => {
@@ -736,7 +736,7 @@ Deno.test("no loop lasts, whatever its datagrams", LIMIT, async (t) => {
   });
 
   await t.step("--duplicate swells none of them without end", async () => {
-    await using server = startFake({ quiet: true, stop: [], duplicate: 1 });
+    await using server = startFake({ quiet: true, stopWords: [], duplicate: 1 });
     const { socket } = server;
     let replies = 0;
     socket.onSend = () => void replies++;
@@ -799,7 +799,7 @@ Deno.test("a stop word ends the session if it is dealt with", LIMIT, async (t) =
 });
 
 Deno.test("a peer that says different things loses nothing to that", LIMIT, async () => {
-  await using server = startFake({ quiet: true, stop: [] });
+  await using server = startFake({ quiet: true, stopWords: [] });
   let replies = 0;
   server.socket.onSend = () => void replies++;
   const peer = address("127.0.0.1", 40_000);
