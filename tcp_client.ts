@@ -457,7 +457,7 @@ export async function main(args: string[]): Promise<number> {
   } finally {
     conn.close(); // Step 1c.ii: close the socket, as no more communication is intended.
   }
-  return 0;
+  return stdout.failed ? 1 : 0;
 }
 
 /** A conversation from the arguments, the keyboard or a pipe. */
@@ -1133,7 +1133,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   }
   await stdout.flush();
   await stderr.flush();
-  Deno.exit(code || Number(stdout.failed));
+  Deno.exit(code);
 }
 
 if (import.meta.main) await run(main);

@@ -847,7 +847,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   }
   await stdout.flush();
   await stderr.flush();
-  Deno.exit(code || Number(stdout.failed));
+  Deno.exit(code);
 }
 
 if (import.meta.main) await run(main);

@@ -42,8 +42,15 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   const { hostname = HOSTNAME, port = PORT, onTrace } = options;
   const address = await resolveInTime(hostname, options.timeoutSeconds);
   const server: Deno.NetAddr = { transport: "udp", hostname: address, port };
-  // Step 1b: create a UDP socket. Step 1c, the connection request, is TCP's: UDP just sends.
-  const socket = bind({ hostname: localHost(address), port: 0 });
+  const local = { hostname: localHost(address), port: 0 }; // any free port
+  if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
+  let socket: Deno.DatagramConn;
+  try {
+    // Step 1b: create a UDP socket. Step 1c, the connection request, is TCP's: UDP just sends.
+    socket = Deno.listenDatagram({ transport: "udp", ...local });
+  } catch (cause) {
+    throw cannot(`open a socket at ${formatAddress(local)}`, cause);
+  }
   const note = formatAddress(socket.addr as Deno.NetAddr);
   onTrace?.({ step: "1b", call: "listenDatagram()", note });
   const steps = { receive: "i", send: "i", close: "ii" };
@@ -709,7 +716,8 @@ async function runProbe(
   printSummary(formatCounts(counts), counts, book.times);
   checkInterval(plan.intervalSeconds, counts.sent, book.span.last - book.span.first);
   if (book.failure) warn((book.failure as Error).message);
-  return counts.echoed === counts.sent && counts.corrupt === 0 ? 0 : 1;
+  const intact = counts.echoed === counts.sent && counts.corrupt === 0;
+  return intact && !stdout.failed ? 0 : 1;
 }
 
 /** `100 sent, 88 echoed, 12 lost (12 %)`, and what else there is. */
@@ -948,16 +956,7 @@ async function within<T>(
 // ---- The same in both UDP scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
-
-/** Creates a UDP socket and binds it. @throws Error that names the address; keeps its cause */
-function bind(address: { hostname: string; port: number }): Deno.DatagramConn {
-  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
-  try {
-    return Deno.listenDatagram({ transport: "udp", ...address });
-  } catch (cause) {
-    throw cannot(`open a socket at ${formatAddress(address)}`, cause);
-  }
-}
+const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
 
 /** The address of a host; a name asks for permission to look it up. @throws Error */
 async function resolve(host: string): Promise<string> {
@@ -1304,7 +1303,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   }
   await stdout.flush();
   await stderr.flush();
-  Deno.exit(code || Number(stdout.failed));
+  Deno.exit(code);
 }
 
 if (import.meta.main) await run(main);

@@ -36,9 +36,15 @@ const NFS_PORT = 2_049; // the one well-known service above 1023 that answers wh
 /** Starts a UDP echo server. @throws Error naming the address; its cause is of `listenDatagram` */
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = HOSTNAME, port = PORT, onTrace } = options;
-  // Step 1: create a UDP socket. Step 2: attach it to an address and a port. In Deno one call does
-  // both. Steps 3 and 4, listen and accept, are TCP's.
-  const socket = bind({ hostname, port });
+  if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
+  let socket: Deno.DatagramConn;
+  try {
+    // Step 1: create a UDP socket. Step 2: attach it to an address and a port. In Deno one call does
+    // both. Steps 3 and 4, listen and accept, are TCP's.
+    socket = Deno.listenDatagram({ transport: "udp", hostname, port });
+  } catch (cause) {
+    throw cannot(`receive on ${formatAddress({ hostname, port })}`, cause);
+  }
   const addr = socket.addr as Deno.NetAddr;
   onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
   const steps = { receive: "5", send: "5", close: "6" };
@@ -573,16 +579,7 @@ function secondsSince(startedAt: number): number {
 // ---- The same in both UDP scripts, to the letter: tests/cli_test.ts compares them. ----
 
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
-
-/** Creates a UDP socket and binds it. @throws Error that names the address; keeps its cause */
-function bind(address: { hostname: string; port: number }): Deno.DatagramConn {
-  if (!Deno.listenDatagram) throw new Error("UDP in Deno needs --unstable-net");
-  try {
-    return Deno.listenDatagram({ transport: "udp", ...address });
-  } catch (cause) {
-    throw cannot(`open a socket at ${formatAddress(address)}`, cause);
-  }
-}
+const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
 
 /** The address of a host; a name asks for permission to look it up. @throws Error */
 async function resolve(host: string): Promise<string> {
@@ -929,7 +926,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   }
   await stdout.flush();
   await stderr.flush();
-  Deno.exit(code || Number(stdout.failed));
+  Deno.exit(code);
 }
 
 if (import.meta.main) await run(main);
