@@ -13,10 +13,9 @@ import { connect, createServer } from "node:net"; // Deno's own sockets cannot r
 export const LIMIT = { timeout: 30_000 }; // ms
 const KILL_MS = 25_000; // a process this old is killed, so that its test fails with what it said
 
-/** The scripts of the design, whether they exist yet or not. */
-export const ALL_SCRIPTS = ["tcp_server.ts", "tcp_client.ts", "udp_server.ts", "udp_client.ts"];
-/** Those that exist. */
-export const SCRIPTS: string[] = ALL_SCRIPTS.filter((script) => exists(fileUrl(script)));
+/** The four scripts. */
+export const SCRIPTS = ["tcp_server.ts", "tcp_client.ts", "udp_server.ts", "udp_client.ts"];
+export const ALL_SCRIPTS: string[] = SCRIPTS;
 
 /** Runs the command behind it at a terminal (all three streams); its own pipes are the person. */
 export const PTY: string[] = [
@@ -47,12 +46,9 @@ export function decode(bytes: Uint8Array): string {
   return decoder.decode(bytes);
 }
 
-function exists(url: URL): boolean {
-  try {
-    return Deno.statSync(url).isFile;
-  } catch {
-    return false;
-  }
+/** The name of a test; where something is `missing`, the test is ignored, and its name says why. */
+export function unless(missing: string | false, name: string): { name: string; ignore: boolean } {
+  return { name: missing ? `${name} (ignored: ${missing})` : name, ignore: Boolean(missing) };
 }
 
 /** Whether `name args…` can be run here and succeeds: for `ignore:`. */
@@ -85,6 +81,8 @@ export type SpawnOptions = {
   via?: string[];
   /** How long it may run, in ms. */
   killMs?: number;
+  /** Where it runs. */
+  cwd?: string | URL;
 };
 
 /** How a process ended. */
@@ -99,11 +97,11 @@ export type Result = {
 /** Runs a script as a user would: `deno run --allow-net=… script args…`. */
 export function spawn(script: string, args: string[] = [], options: SpawnOptions = {}): Program {
   const { allowNet = leastNet(script, args), via = [], killMs } = options;
+  const cwd = options.cwd ?? fileUrl("."); // for deno.json, where the script comes from stdin
   const flags = allowNet === false ? [] : [`--allow-net=${allowNet}`];
   const path = script === "-" ? script : fileUrl(script).href;
   const [command, ...rest] = [...via, Deno.execPath(), "run", ...flags, path, ...args];
   const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
-  const cwd = fileUrl("."); // for deno.json, where the script comes from stdin
   const child = new Deno.Command(command!, { args: rest, cwd, ...piped }).spawn();
   return new Program(script, child, killMs);
 }
@@ -177,6 +175,11 @@ export class Program implements AsyncDisposable {
   /** Its process number, for what the system tells of it. */
   get pid(): number {
     return this.#child.pid;
+  }
+
+  /** How it ends; its output stays unread. */
+  get status(): Promise<Deno.CommandStatus> {
+    return this.#child.status;
   }
 
   /** Sends a signal. */
