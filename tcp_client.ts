@@ -428,7 +428,7 @@ export async function main(args: string[]): Promise<number> {
     unknown: (arg, name) => name === undefined || refuse(arg, args),
   });
   if (flags.help || flags.version) {
-    stdout.print(flags.help ? HELP : `${NAME} ${VERSION}`);
+    console.log(flags.help ? HELP : `${NAME} ${VERSION}`);
     return 0;
   }
   const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
@@ -526,30 +526,18 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
   const atTerminal = Deno.stdout.isTerminal();
   const partial = new TextDecoder("utf-8", { ignoreBOM: true });
   const lines = new LineAssembler();
-  function endLine(lineEnd: boolean): string {
-    const { start, bytes } = lines.take({ lineEnd });
-    return `${toJson({ event: "echo", bytes, ...preview(start, bytes) })}\n`;
-  }
-  function toEvents(echo: Uint8Array): string {
-    let events = "";
-    for (let start = 0, end; start < echo.length; start = end + 1) {
-      end = echo.indexOf(0x0a, start);
-      lines.add(echo.subarray(start, end < 0 ? undefined : end));
-      if (end < 0) break;
-      events += endLine(true);
-    }
-    lines.keep();
-    return events;
-  }
+  const toEvent = ({ start, bytes }: Sentence): string =>
+    `${toJson({ event: "echo", bytes, ...preview(start, bytes) })}\n`;
   return new WritableStream({
     async write(echo): Promise<void> {
       if (quiet) return;
-      if (stdout.json) await writeOut(encoder.encode(toEvents(echo)));
-      else if (atTerminal) await writeOut(toTerminal(partial.decode(echo, { stream: true })));
+      if (stdout.json) {
+        await writeOut(encoder.encode([...lines.linesIn(echo)].map(toEvent).join("")));
+      } else if (atTerminal) await writeOut(toTerminal(partial.decode(echo, { stream: true })));
       else await writeOut(echo);
     },
     async close(): Promise<void> {
-      if (lines.bytes > 0) await writeOut(encoder.encode(endLine(false)));
+      if (lines.bytes > 0) await writeOut(encoder.encode(toEvent(lines.take())));
       await writeOut(toTerminal(partial.decode())); // of bytes that are no whole character
     },
   });
@@ -789,11 +777,24 @@ const NO_BYTES = new Uint8Array();
 
 /** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
 class LineAssembler {
-  #start: Uint8Array = NO_BYTES;
-  #last = 0; // byte
-  bytes = 0; // of the line so far
+  #start: Uint8Array = NO_BYTES; // of the line that goes on
+  #last = 0; // byte of it
+  bytes = 0; // of it so far
 
-  add(piece: Uint8Array): void {
+  /** The lines that end in `received`, and where there; the rest waits for what comes next. */
+  *linesIn(received: Uint8Array<ArrayBufferLike>): Generator<Sentence & { end: number }> {
+    const findLineEnd = lineEndFinder(received);
+    let start = 0;
+    for (let end; (end = findLineEnd(start)) >= 0; start = end + 1) {
+      this.#add(received.subarray(start, end));
+      if (this.#last === 0x0d) this.bytes--; // of CRLF
+      yield { ...this.take(), end: end + 1 };
+    }
+    this.#add(received.subarray(start));
+    if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
+  }
+
+  #add(piece: Uint8Array): void {
     if (piece.length === 0) return;
     const room = PREVIEW_BYTES + 1 - this.#start.length;
     if (this.bytes === 0) this.#start = piece.subarray(0, room);
@@ -802,25 +803,61 @@ class LineAssembler {
     this.bytes += piece.length;
   }
 
-  /** Makes what it has its own, before the buffer is read into again. */
-  keep(): void {
-    this.#start = this.#start.slice();
-  }
-
-  /** The line that was added; at a line end, without the CR of CRLF. */
-  take({ lineEnd }: { lineEnd: boolean }): Sentence {
-    const bytes = this.bytes - (lineEnd && this.#last === 0x0d ? 1 : 0);
-    const start = this.#start.subarray(0, bytes);
+  /** The line so far. */
+  take(): Sentence {
+    const sentence = { start: this.#start.subarray(0, this.bytes), bytes: this.bytes };
     [this.#start, this.#last, this.bytes] = [NO_BYTES, 0, 0];
-    return { start, bytes };
+    return sentence;
   }
 }
 
-function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
+/** Finds the next line end in `bytes`, from an index on; -1: none. */
+function lineEndFinder(bytes: Uint8Array<ArrayBufferLike>): (from: number) => number {
+  if (bytes.length <= 4_096) return (from) => bytes.indexOf(0x0a, from);
+  // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
+  const { buffer, byteOffset, length } = bytes;
+  const text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
+  return (from) => text.indexOf("\n", from);
+}
+
+function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
   const joined = new Uint8Array(a.length + b.length);
   joined.set(a);
   joined.set(b, a.length);
   return joined;
+}
+
+/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
+function traced<T extends Deno.TcpListener | Deno.TcpConn>(socket: T, trace: Trace): T {
+  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn;
+  const peer = "remoteAddr" in socket ? { peer: formatAddress(socket.remoteAddr) } : {};
+  const tell = (name: string, rung: Omit<Rung, "step">): void =>
+    trace.onTrace({ step: trace.steps[name]!, ...peer, ...rung });
+  return withCalls(socket, {
+    async accept(): Promise<Deno.TcpConn> {
+      const conn = await inner.accept();
+      tell("accept", { call: "accept()", peer: formatAddress(conn.remoteAddr) });
+      return traced(conn, trace);
+    },
+    async read(buffer: Uint8Array): Promise<number | null> {
+      const size = await inner.read(buffer);
+      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
+      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
+      return size;
+    },
+    write(bytes: Uint8Array): Promise<number> {
+      tell("write", { call: `write(${bytes.length})`, bytes });
+      return inner.write(bytes);
+    },
+    closeWrite(): Promise<void> {
+      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
+      return inner.closeWrite();
+    },
+    close(): void {
+      tell("close", { call: "close()", ...(inner.addr && { note: formatAddress(inner.addr) }) });
+      inner.close();
+    },
+  });
 }
 
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
@@ -1000,6 +1037,7 @@ class Output {
   #waiting = "";
   #dropped = 0; // lines
   #written = 0; // times
+  #writtenAt = -Infinity; // ms
   #writing: Promise<void> | undefined;
 
   constructor(readonly name: "stdout" | "stderr") {
@@ -1016,6 +1054,8 @@ class Output {
 
   async #write(): Promise<void> {
     while (this.#waiting !== "") {
+      const pause = GATHER_MS - (performance.now() - this.#writtenAt);
+      if (pause > 0 && this.#waiting.length < WRITE_BYTES) await sleep(pause);
       const [text, dropped] = [this.#waiting, this.#dropped];
       [this.#waiting, this.#dropped] = ["", 0];
       try {
@@ -1029,7 +1069,7 @@ class Output {
         this.failed = true;
       }
       if (dropped > 0) warn(`${this.name} is read too slowly: ${plural(dropped, "line")} dropped`);
-      if (this.#waiting.length < WRITE_BYTES) await sleep(GATHER_MS);
+      this.#writtenAt = performance.now();
     }
     this.#writing = undefined;
   }
@@ -1057,50 +1097,11 @@ function warn(text: string, event: "warning" | "error" | "lost" = "warning"): vo
 /** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
 export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
 
-/** The handout's step of each call, and whom to tell of it. */
+/** The handout's step of each call on a socket, and whom to tell of it. */
 type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
 
-/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
-function traced<T extends object>(socket: T, { steps, onTrace }: Trace): T {
-  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn & Deno.DatagramConn;
-  const toText = (address: unknown): string => formatAddress(address as Deno.NetAddr);
-  const peer = inner.remoteAddr ? { peer: toText(inner.remoteAddr) } : {};
-  const tell = (name: string, rung: Omit<Rung, "step">): void =>
-    onTrace({ step: steps[name]!, ...peer, ...rung });
-  const calls: Record<string | symbol, unknown> = {
-    async accept(): Promise<Deno.TcpConn> {
-      const conn = traced(await inner.accept(), { steps, onTrace });
-      tell("accept", { call: "accept()", peer: toText(conn.remoteAddr) });
-      return conn;
-    },
-    async read(buffer: Uint8Array): Promise<number | null> {
-      const size = await inner.read(buffer);
-      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
-      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
-      return size;
-    },
-    write(bytes: Uint8Array): Promise<number> {
-      tell("write", { call: `write(${bytes.length})`, bytes });
-      return inner.write(bytes);
-    },
-    closeWrite(): Promise<void> {
-      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
-      return inner.closeWrite();
-    },
-    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
-      const [bytes, from] = await inner.receive(buffer);
-      tell("receive", { call: `receive() = ${bytes.length}`, peer: toText(from), bytes });
-      return [bytes, from];
-    },
-    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
-      tell("send", { call: `send(${bytes.length})`, peer: toText(to), bytes });
-      return inner.send(bytes, to);
-    },
-    close(): void {
-      tell("close", { call: "close()", ...(inner.addr && { note: toText(inner.addr) }) });
-      inner.close();
-    },
-  };
+/** `socket`, but with some calls of its own. */
+function withCalls<T extends object>(socket: T, calls: Record<string | symbol, unknown>): T {
   return new Proxy(socket, {
     get(target, name): unknown {
       const value = Reflect.get(target, name, target);

@@ -482,7 +482,7 @@ export async function main(args: string[]): Promise<number> {
     unknown: (arg) => refuse(arg, args),
   });
   if (flags.help || flags.version) {
-    stdout.print(flags.help ? HELP : `${NAME} ${VERSION}`);
+    console.log(flags.help ? HELP : `${NAME} ${VERSION}`);
     return 0;
   }
   for (const word of flags._) refuse(word, args);
@@ -614,6 +614,27 @@ function withoutZone(hostname: string): string {
 function withoutLineEnd(bytes: Uint8Array): Uint8Array {
   if (bytes.at(-1) !== 0x0a) return bytes;
   return bytes.subarray(0, bytes.at(-2) === 0x0d ? -2 : -1);
+}
+
+/** `socket`, but its calls are told: receive with its result, the others when they are made. */
+function traced(socket: Deno.DatagramConn, { steps, onTrace }: Trace): Deno.DatagramConn {
+  const address = (addr: Deno.Addr): string => formatAddress(addr as Deno.NetAddr);
+  return withCalls(socket, {
+    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
+      const [bytes, from] = await socket.receive(buffer);
+      const call = `receive() = ${bytes.length}`;
+      onTrace({ step: steps.receive!, call, peer: address(from), bytes });
+      return [bytes, from];
+    },
+    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
+      onTrace({ step: steps.send!, call: `send(${bytes.length})`, peer: address(to), bytes });
+      return socket.send(bytes, to);
+    },
+    close(): void {
+      onTrace({ step: steps.close!, call: "close()", note: address(socket.addr) });
+      socket.close();
+    },
+  });
 }
 
 // ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
@@ -793,6 +814,7 @@ class Output {
   #waiting = "";
   #dropped = 0; // lines
   #written = 0; // times
+  #writtenAt = -Infinity; // ms
   #writing: Promise<void> | undefined;
 
   constructor(readonly name: "stdout" | "stderr") {
@@ -809,6 +831,8 @@ class Output {
 
   async #write(): Promise<void> {
     while (this.#waiting !== "") {
+      const pause = GATHER_MS - (performance.now() - this.#writtenAt);
+      if (pause > 0 && this.#waiting.length < WRITE_BYTES) await sleep(pause);
       const [text, dropped] = [this.#waiting, this.#dropped];
       [this.#waiting, this.#dropped] = ["", 0];
       try {
@@ -822,7 +846,7 @@ class Output {
         this.failed = true;
       }
       if (dropped > 0) warn(`${this.name} is read too slowly: ${plural(dropped, "line")} dropped`);
-      if (this.#waiting.length < WRITE_BYTES) await sleep(GATHER_MS);
+      this.#writtenAt = performance.now();
     }
     this.#writing = undefined;
   }
@@ -850,50 +874,11 @@ function warn(text: string, event: "warning" | "error" | "lost" = "warning"): vo
 /** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
 export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
 
-/** The handout's step of each call, and whom to tell of it. */
+/** The handout's step of each call on a socket, and whom to tell of it. */
 type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
 
-/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
-function traced<T extends object>(socket: T, { steps, onTrace }: Trace): T {
-  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn & Deno.DatagramConn;
-  const toText = (address: unknown): string => formatAddress(address as Deno.NetAddr);
-  const peer = inner.remoteAddr ? { peer: toText(inner.remoteAddr) } : {};
-  const tell = (name: string, rung: Omit<Rung, "step">): void =>
-    onTrace({ step: steps[name]!, ...peer, ...rung });
-  const calls: Record<string | symbol, unknown> = {
-    async accept(): Promise<Deno.TcpConn> {
-      const conn = traced(await inner.accept(), { steps, onTrace });
-      tell("accept", { call: "accept()", peer: toText(conn.remoteAddr) });
-      return conn;
-    },
-    async read(buffer: Uint8Array): Promise<number | null> {
-      const size = await inner.read(buffer);
-      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
-      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
-      return size;
-    },
-    write(bytes: Uint8Array): Promise<number> {
-      tell("write", { call: `write(${bytes.length})`, bytes });
-      return inner.write(bytes);
-    },
-    closeWrite(): Promise<void> {
-      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
-      return inner.closeWrite();
-    },
-    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
-      const [bytes, from] = await inner.receive(buffer);
-      tell("receive", { call: `receive() = ${bytes.length}`, peer: toText(from), bytes });
-      return [bytes, from];
-    },
-    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
-      tell("send", { call: `send(${bytes.length})`, peer: toText(to), bytes });
-      return inner.send(bytes, to);
-    },
-    close(): void {
-      tell("close", { call: "close()", ...(inner.addr && { note: toText(inner.addr) }) });
-      inner.close();
-    },
-  };
+/** `socket`, but with some calls of its own. */
+function withCalls<T extends object>(socket: T, calls: Record<string | symbol, unknown>): T {
   return new Proxy(socket, {
     get(target, name): unknown {
       const value = Reflect.get(target, name, target);
