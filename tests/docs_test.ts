@@ -1,6 +1,7 @@
 /**
- * What README.md and docs/lab.md show and say: transcripts, options, places in the code, events,
- * permissions, the fixture, and the configuration of nginx are all tried.
+ * What README.md and docs/lab/README.md show and say: transcripts, options, places in the code, events,
+ * permissions, the fixture, and the configuration of nginx are all tried. So are the small programs
+ * of the lab: in every pair, and in every way that the lab says they break.
  *
  * @module
  */
@@ -32,7 +33,7 @@ import {
 import { serve as serveTcp } from "../tcp_server.ts";
 import { serve as serveUdp } from "../udp_server.ts";
 
-const DOCS = ["README.md", "docs/lab.md"];
+const DOCS = ["README.md", "docs/lab/README.md"];
 const HAS_BASH = hasTool("bash", "--version");
 const HAS_PTY = hasTool(PTY[0]!, "-c", "import pty");
 const STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"; // of Debian
@@ -113,20 +114,43 @@ function bodyOf(name: string, script: string): string {
   return found[0];
 }
 
-for (const path of DOCS) {
-  Deno.test(`${path}, the lab's tables: each place exists, and makes the call`, () => {
-    const rows = readSections(path).flatMap(rowsOf).filter((row) => /\.ts`$/.test(row[3] ?? ""));
-    assert(rows.length > 15);
-    for (const [step, , call, where] of rows as [string, string, string, string][]) {
-      const places = codeIn(where);
-      const script = places.pop()!;
-      const bodies = places.map((name) => bodyOf(name, script));
-      const calls = codeIn(call).map((code) => code.replace(/\(.*/, "("));
-      for (const code of calls) assertStringIncludes(bodies[0]!, code, `${step}: ${where}`);
-      // `write` in `converse`: the second one holds the first
-      for (const outer of bodies.slice(1)) assertStringIncludes(outer, bodies[0]!.trim());
-    }
-  });
+Deno.test("README.md, the lab's table: each place exists, and makes the call", () => {
+  const rows = readSections("README.md").flatMap(rowsOf).filter((row) =>
+    /\.ts`$/.test(row[3] ?? "")
+  );
+  assert(rows.length > 15);
+  for (const [step, , call, where] of rows as [string, string, string, string][]) {
+    const places = codeIn(where);
+    const script = places.pop()!;
+    const bodies = places.map((name) => bodyOf(name, script));
+    const calls = codeIn(call).map((code) => code.replace(/\(.*/, "("));
+    for (const code of calls) assertStringIncludes(bodies[0]!, code, `${step}: ${where}`);
+    // `write` in `converse`: the second one holds the first
+    for (const outer of bodies.slice(1)) assertStringIncludes(outer, bodies[0]!.trim());
+  }
+});
+
+/** The targets of the links in a text that are files of the repo, with the text of each link. */
+function linksIn(path: string): { text: string; target: string }[] {
+  const links = Deno.readTextFileSync(fileUrl(path)).matchAll(/\[([^\]]+)\]\((?!https:)([^)]+)\)/g);
+  return [...links].map(([, text, target]) => ({ text: text!, target: target! }));
+}
+
+/** Whether a script defines a function, class or method of that name. */
+function defines(source: string, name: string): boolean {
+  return new RegExp(
+    `^(export )?(async )?(function\\*?|class) ${name}\\b|^ +(async )?[*#]?${name}\\(.*\\{$`,
+    "m",
+  ).test(source);
+}
+
+for (const script of SCRIPTS) {
+  const links = linksIn("docs/lab/README.md").filter(({ target }) => target === `../../${script}`);
+  for (const name of new Set(links.flatMap(({ text }) => codeIn(text)))) {
+    Deno.test(`docs/lab/README.md links to ${name} in ${script}: it is defined there`, () => {
+      assert(defines(sources.get(script)!, name));
+    });
+  }
 }
 
 // ---- JSON ----
@@ -236,15 +260,23 @@ Deno.test("README.md: its commands stand where CI looks for them", () => {
 
 Deno.test("every link and every file that the documentation names is there", () => {
   for (const path of DOCS) {
-    const text = Deno.readTextFileSync(fileUrl(path));
-    for (const [, target] of text.matchAll(/\]\((?!https:)([^)]+)\)/g)) {
-      assert(exists(new URL(target!, fileUrl(path))), `${path}: ${target}`);
+    for (const { target } of linksIn(path)) {
+      const [file, anchor] = target.split("#");
+      assert(exists(new URL(file!, fileUrl(path))), `${path}: ${target}`);
+      if (!anchor) continue;
+      const titles = readSections(relative(file!, path)).map(({ title }) => title.toLowerCase());
+      assert(titles.map((title) => title.replaceAll(" ", "-")).includes(anchor), target);
     }
   }
   for (const [place] of rowsOf(sectionOf("README.md", "Layout"))) {
     for (const name of codeIn(place!)) assert(exists(fileUrl(name)), name);
   }
 });
+
+/** A path in the repo, from a link in the file at `path`. */
+function relative(target: string, path: string): string {
+  return new URL(target, fileUrl(path)).href.slice(fileUrl("").href.length);
+}
 
 Deno.test("README.md, in your own tests: the example is checked, and passes", LIMIT, async () => {
   async function deno(...args: string[]): Promise<string> {

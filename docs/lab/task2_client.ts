@@ -9,7 +9,9 @@ const conn = await Deno.connect({ hostname: "127.0.0.1", port });
 // The client requires input from the user: a line, with its line end.
 console.log("Type a sentence:");
 const keyboard = Deno.stdin.readable.pipeThrough(new TextDecoderStream());
-const { value: line } = await keyboard.getReader().read();
+const lines = keyboard.getReader();
+const { value: line } = await lines.read();
+await lines.cancel(); // one is enough
 
 // Step 1c.i: send and receive data with the server.
 await conn.write(new TextEncoder().encode(line));

@@ -10,7 +10,8 @@ console.log("listening on port", port);
 while (true) {
   // Step 4: a request is received; create a new socket for this client.
   const conn = await listener.accept();
-  console.log("connection from", conn.remoteAddr);
+  const client = conn.remoteAddr;
+  console.log("connection from", client.hostname, client.port);
 
   // Step 5: receive data from the client, and send it back.
   const buffer = new Uint8Array(1024);

@@ -2,9 +2,13 @@
 const port = Number(Deno.args[0] ?? 12000);
 
 // Step 1a: get the IP address and port number of the server.
-const server: Deno.NetAddr = { hostname: "127.0.0.1", port, transport: "udp" };
+const server = { hostname: "127.0.0.1", port, transport: "udp" } as const;
 // Step 1b: create a UDP socket, at any free port.
-const socket = Deno.listenDatagram({ hostname: "127.0.0.1", port: 0, transport: "udp" });
+const socket = Deno.listenDatagram({
+  hostname: "127.0.0.1",
+  port: 0,
+  transport: "udp",
+});
 // Step 1c: none. No connection is required.
 
 // The client requires input from the user: lines, each without its line end.

@@ -13,10 +13,10 @@ print("ready on port", port)
 # Steps 3 and 4: none. No connection is required.
 
 while True:
-    # Step 5: receive data from a client, and send it back to where it came from.
-    data, address = sock.recvfrom(1024)
+    # Step 5: receive data, and send it back to where it came from.
+    data, client = sock.recvfrom(1024)
     sentence = data.decode().strip()
-    print("received:", sentence, "from", address)
-    sock.sendto(data, address)
+    print("received:", sentence, "from", client)
+    sock.sendto(data, client)
 
 # Step 6: none. There is one socket, for all clients; Ctrl-C closes it.
