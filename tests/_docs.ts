@@ -159,7 +159,7 @@ class Terminal implements AsyncDisposable {
 
   #start(line: string): void {
     this.#command = line;
-    this.#serves = /^\$ python3( -q)?$/.test(line);
+    this.#serves = /python3 -q$/.test(line);
     this.#shown.push(line);
     const command = this.#withPorts(line.slice(2)).replace(
       /^(deno run|python3) [^|&]*$/,
