@@ -561,6 +561,12 @@ for (const kind of LANGUAGES) {
         if (turn === 2 && task === 1 && isPython) {
           await using again = startSmall("task1_server.py", port);
           await assertEndsWith(again, /^OSError: \[Errno \d+\] Address already in use$/m);
+          if (Deno.build.os !== "linux") break;
+          // The old one must have had the option, too.
+          const args = ["--port", `${port}`];
+          const { code, stderr } = await runScript("tcp_server.ts", args);
+          assertEquals(code, 1);
+          assertMatch(stderr, /: address already in use$/m);
           break;
         }
         await using server = await startServer(`task${task}_server.${kind}`, { port });
