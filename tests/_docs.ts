@@ -5,9 +5,12 @@
  * A fence whose info string is `console` is what a person sees in a terminal:
  *
  * - `$ command` is given to bash, in the root of the repo; what follows is its output.
- * - `> sentence` is typed at a client's prompt. `^C` and `^D` are keys.
+ * - `> sentence` is typed at a client's prompt, and so is `>>> statement` at Python's. `^C` and `^D`
+ *   are keys. The small clients of the lab have no prompt: what they do not say is typed.
  * - A server goes on in the background, to the end of its section, which is the text under one
- *   heading. So does a client at an empty prompt, `>`.
+ *   heading. So do a client at an empty prompt, `>`, a small client to which something
+ *   was typed last, and Python at its prompt.
+ * - A line that is `…`, whatever its indent, stands for any number of lines.
  * - A second word in the info string, as in `console client`, names the terminal: a later fence of
  *   that name that starts without `$` goes on where it was left.
  *
@@ -27,8 +30,12 @@ export type Section = { title: string; text: string; fences: Fence[] };
 
 const DENO_DIRECTORY = Deno.execPath().replace(/[/\\][^/\\]+$/, "");
 const CLOSED = /closed \(|"event":"close"| close\(\) +│ +\S/; // a connection, at a server
-const READY = /listening/;
-const KEYS = /^(>|\^C)/; // a prompt, or a key
+const READY = /listening|ready on/;
+const KEYS = /^(>|\^C|\^D)/; // a prompt, or a key
+const PROMPT = /^>>>(?= |$)|^>(?= |$)/; // Python's, or a client's
+const SMALL_CLIENT = /^\$ [^|<]*docs\/lab\/task\d_client\.\w+ ?\d*$/;
+const SMALL_CLIENT_SAYS = /^(Type |echo:|Traceback|error|\w+Error|KeyboardInterrupt| |$|\^|…)/;
+const SOCKET_ROW = /^(State|LISTEN|ESTAB|CLOSE-WAIT|TIME-WAIT|FIN-WAIT-\d|SYN-SENT) .*/; // of ss
 
 /** The sections of a Markdown text, whatever the rank of their headings. */
 function sectionsOf(markdown: string): Section[] {
@@ -79,7 +86,8 @@ export function transcriptsOf({ fences }: Section): Fence[] {
 
 /** Whether a person types something in it, and it needs a terminal. */
 export function isTyped(section: Section): boolean {
-  return transcriptsOf(section).some(({ lines }) => lines.some((line) => KEYS.test(line)));
+  return transcriptsOf(section)
+    .some(({ lines }) => lines.some((line) => KEYS.test(line) || SMALL_CLIENT.test(line)));
 }
 
 /** Runs the transcripts of a section as a person would, and compares what they show. */
@@ -114,6 +122,8 @@ class Terminal implements AsyncDisposable {
   #status = 0; // of the command before: for `echo $?`
   #pending: string[] = []; // what a server must show before its next key, or at the end
   #atPrompt = false;
+  #waits = false; // for its user, or for what does not come
+  #skips = false; // after `…`, to the line behind it
   #serves = false; // it goes on until it is told to end
 
   constructor(ports: Map<string, string>, typed: boolean) {
@@ -124,6 +134,10 @@ class Terminal implements AsyncDisposable {
   /** Does what a fence says, and reads what must come of it. Returns how many TCP clients ended. */
   async play(fence: string[]): Promise<number> {
     const lines = fence.slice();
+    if (this.#program && lines[0]!.startsWith("$ ")) {
+      this.#serves = false;
+      await this.#readPending(); // it has ended by itself
+    }
     if (this.#atPrompt && lines[0]!.startsWith(">")) this.#expected.pop();
     this.#expected.push(...lines);
     let clients = 0;
@@ -145,13 +159,20 @@ class Terminal implements AsyncDisposable {
 
   #start(line: string): void {
     this.#command = line;
-    this.#serves = false;
+    this.#serves = /python3 -q$/.test(line);
     this.#shown.push(line);
-    const command = this.#withPorts(line.slice(2)).replace(/^deno run [^|&]*$/, "exec $&");
+    const command = this.#withPorts(line.slice(2))
+      .replace(/^sudo /, "") // these tests run as root, or not at all
+      .replace(/^(deno run|python3) [^|&]*$/, "exec $&");
     const bash = ["bash", "-c", `exec 2>&1; (exit ${this.#status}); ${command}`];
     const [name, ...args] = this.#typed ? [python(), ...PTY.slice(1), ...bash] : bash;
     const options = {
-      env: { NO_COLOR: "1", TERM: "dumb", PATH: `${DENO_DIRECTORY}:${Deno.env.get("PATH")}` },
+      env: {
+        NO_COLOR: "1",
+        TERM: "dumb",
+        PYTHONUNBUFFERED: "1",
+        PATH: `${DENO_DIRECTORY}:${Deno.env.get("PATH")}`,
+      },
       cwd: fileUrl("."),
       stdin: "piped",
       stdout: "piped",
@@ -164,8 +185,14 @@ class Terminal implements AsyncDisposable {
   async #readPending(): Promise<void> {
     const lines = this.#pending.splice(0);
     const stopped = lines.some((line) => line.startsWith("^C"));
-    const ends = (!this.#serves || stopped) && lines.at(-1) !== ">";
-    const typed = ends ? lines.findLastIndex((line) => KEYS.test(line)) + 1 : lines.length;
+    const last = lines.at(-1);
+    if (last !== undefined) {
+      const isMidway = last.startsWith("echo:") && !lines.includes("stop");
+      this.#waits = last === ">" || isMidway || this.#isTypedToSmall(last);
+    }
+    const ends = (!this.#serves || stopped) && !this.#waits;
+    const isKey = (line: string): boolean => KEYS.test(line) || this.#isTypedToSmall(line);
+    const typed = ends ? lines.findLastIndex(isKey) + 1 : lines.length;
     for (const line of lines.slice(0, typed)) await this.#read(line);
     if (!ends || !this.#program) return;
     const { stdout, code } = await this.#program.finish();
@@ -180,14 +207,29 @@ class Terminal implements AsyncDisposable {
   async #read(line: string): Promise<void> {
     const program = this.#program!;
     let prompt = "";
+    if (line.trim() === "…") {
+      this.#skips = true;
+      return;
+    }
     if (this.#atPrompt) prompt = this.#shown.pop()!;
-    else if (line.startsWith(">")) prompt = await program.stdout.until("> ");
+    else if (PROMPT.test(line)) prompt = await program.stdout.until("> ");
     this.#atPrompt = line === ">";
-    if (line === "> ^D") await program.write("\x04");
+    const typed = /^>+ (.*)/.exec(line)?.[1];
+    if (/^(> )?\^D/.test(line)) await program.write("\x04");
     else if (/^(> )?\^C/.test(line)) await program.write("\x03");
-    else if (line.startsWith("> ")) await program.write(`${line.slice(2)}\n`);
+    else if (typed !== undefined) await program.write(`${this.#withPorts(typed)}\n`);
+    else if (this.#isTypedToSmall(line)) await program.write(`${line}\n`);
     const rest = this.#atPrompt ? "" : await program.nextLine();
     this.#shown.push(prompt + rest);
+    if (!this.#skips) return;
+    const shows = (shown: string): boolean => mask(clean(this.#withoutPorts(shown))) === mask(line);
+    while (!shows(this.#shown.at(-1)!)) this.#shown.push(await program.nextLine());
+    this.#skips = false;
+  }
+
+  /** Whether a small client got this line from its user, and did not print it. */
+  #isTypedToSmall(line = " "): boolean {
+    return SMALL_CLIENT.test(this.#command) && !SMALL_CLIENT_SAYS.test(line);
   }
 
   /** Waits until a server has closed one more connection, if it must show that. */
@@ -200,17 +242,23 @@ class Terminal implements AsyncDisposable {
   /** At the end of the section: what was shown is what the fences of this terminal say, no more. */
   async compare(): Promise<void> {
     await this.#readPending();
-    this.#program?.kill("SIGKILL");
+    try {
+      this.#program?.kill("SIGKILL");
+    } catch {
+      // It has ended.
+    }
     const more = (await this.#program?.finish())?.stdout;
-    if (more) this.#shown.push(more);
-    const shown = this.#withoutPorts(this.#shown.map(clean).join("\n"));
-    assertEquals(mask(shown), mask(this.#expected.join("\n")));
+    if (more?.replace(/^>>> *\r?\n?$/, "")) this.#shown.push(more);
+    const shown = mask(this.#withoutPorts(this.#shown.map(clean).join("\n")));
+    const expected = mask(this.#expected.join("\n"));
+    assertEquals(elide(shown, expected), expected);
   }
 
   /** A command with free ports for those that are written, also for the default. */
   #withPorts(command: string): string {
     return command
       .replace(/deno run( --\S+)* \w+\.ts(?!.* (-p|--port) )/g, "$& --port 12000")
+      .replace(/docs\/lab\/task\d_\w+\.\w+\b(?! \d)/g, "$& 12000")
       .replace(/\b120\d\d\b/g, (port) => {
         if (!this.#ports.has(port)) this.#ports.set(port, `${freePort()}`);
         return this.#ports.get(port)!;
@@ -255,7 +303,7 @@ function mask(text: string): string {
   const masked = text
     .replace(/^> \^D$/gm, ">")
     .replace(
-      /(?<=[\d\]]:)\d{5}\b(?!\.)/g,
+      /(?<=[\d\]]:|\b127\.0\.0\.1'?,? )\d{5}\b(?!\.)/g,
       (port) => /^120/.test(port) ? port : `<peer ${numberOf(port)}>`,
     )
     .replace(/^(\^C)?(?=.{7} ms (?:server|client) ) *\d+\.\d ms/gm, "$1<time>")
@@ -265,7 +313,38 @@ function mask(text: string): string {
     .replace(/(?<="seconds":)\d+(\.\d+)?(?=[,}])/g, "<seconds>")
     .replace(/(?<=time=|"rtt_ms":|"(?:min|avg|max|mdev|p\d\d)":)\d+(\.\d+)?\b/g, "<ms>")
     .replace(/(?<=^(?:rtt| {4}p50).*[=/] ?)\d+(\.\d+)?(?=.* ms$)/gm, "<ms>");
-  return maskHistogram(masked);
+  const timed = masked.replace(
+    /(?<=^')(\d+\.\d+) ms(?='$)/gm,
+    (_, ms) => ms > 30 ? "slow" : "fast",
+  );
+  return maskSockets(maskHistogram(timed));
+}
+
+/** Rows of sockets, in any order and of any width; the order tells which peer is which. */
+function maskSockets(text: string): string {
+  const rows = new RegExp(`(?:${SOCKET_ROW.source}(?:\\n|$))+`, "gm");
+  return text.replace(rows, (block) => {
+    const lines = block.trimEnd().split("\n").map((row) =>
+      row.trim().replace(/ +/g, " ").replace(/<peer \d+>/g, "<peer>")
+    );
+    return lines.sort().join("\n") + (block.endsWith("\n") ? "\n" : "");
+  });
+}
+
+/** Text with `…` for the lines that are left out of `expected` there. */
+function elide(shown: string, expected: string): string {
+  const rest = shown.split("\n");
+  const elided: string[] = [];
+  const lines = expected.split("\n");
+  for (const [i, line] of lines.entries()) {
+    if (line.trim() !== "…") elided.push(...rest.splice(0, 1));
+    else {
+      const next = rest.indexOf(lines[i + 1]!);
+      rest.splice(0, next < 0 ? rest.length : next);
+      elided.push(line);
+    }
+  }
+  return [...elided, ...rest].join("\n");
 }
 
 /** A histogram becomes the number of its echoes; its bars must be in proportion. */

@@ -1,0 +1,20 @@
+// Task 1, the client: it sends a sentence of its user.
+const port = Number(Deno.args[0] ?? 12000);
+
+// Step 1a: get the IP address and port number of the server.
+// Step 1b: create a TCP socket.
+// Step 1c: send a connection request to the server.
+const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+
+// The client requires input from the user: a line, with its line end.
+console.log("Type a sentence:");
+const keyboard = Deno.stdin.readable.pipeThrough(new TextDecoderStream());
+const lines = keyboard.getReader();
+const { value: line } = await lines.read();
+await lines.cancel(); // one is enough
+
+// Step 1c.i: send data to the server.
+await conn.write(new TextEncoder().encode(line));
+
+// Step 1c.ii: close the socket.
+conn.close();
