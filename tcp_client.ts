@@ -94,6 +94,7 @@ class Conversation {
   readonly #options: ConverseOptions;
   readonly #echo: boolean;
   readonly #timeoutSeconds: number;
+  readonly #stopWords: Uint8Array[];
   readonly #window = new Uint8Array(WINDOW_BYTES); // the last bytes sent; byte n at n % WINDOW_BYTES
   readonly #stalled = Promise.withResolvers<void>(); // no byte moves, where one is waited for
   #sent = 0;
@@ -114,6 +115,8 @@ class Conversation {
     this.#options = options;
     this.#echo = options.echo ?? true;
     this.#timeoutSeconds = options.timeoutSeconds ?? TIMEOUT_SECONDS;
+    this.#stopWords = (options.stopWords ?? STOP_WORDS)
+      .map((word) => trimBlanks(encoder.encode(word)));
   }
 
   async run(
@@ -242,7 +245,7 @@ class Conversation {
       : joinBytes(this.#window.subarray(end - length), this.#window.subarray(0, end));
     if (last.at(-1) !== 0x0a) return false;
     const line = last.subarray(last.lastIndexOf(0x0a, -2) + 1, last.at(-2) === 0x0d ? -2 : -1);
-    return isStopWord(line, (this.#options.stopWords ?? STOP_WORDS).map(trimBlanks));
+    return isStopWord(line, this.#stopWords);
   }
 
   /** What an end that comes too early leaves open. */
@@ -532,7 +535,11 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
     async write(echo): Promise<void> {
       if (quiet) return;
       if (stdout.json) {
-        await writeOut(encoder.encode([...lines.linesIn(echo)].map(toEvent).join("")));
+        let events = "";
+        for (let line, at = 0; (line = lines.next(echo, at)); at = line.end) {
+          events += toEvent(line);
+        }
+        await writeOut(encoder.encode(events));
       } else if (atTerminal) await writeOut(toTerminal(partial.decode(echo, { stream: true })));
       else await writeOut(echo);
     },
@@ -773,51 +780,61 @@ async function within<T>(
 /** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
 type Sentence = { start: Uint8Array; bytes: number };
 
-const NO_BYTES = new Uint8Array();
+const NO_BYTES: Uint8Array = new Uint8Array();
 
 /** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
 class LineAssembler {
-  #start: Uint8Array = NO_BYTES; // of the line that goes on
+  bytes = 0; // of the line so far
+  #start = NO_BYTES; // of it
   #last = 0; // byte of it
-  bytes = 0; // of it so far
+  #chunk = NO_BYTES; // as #text
+  #text = "";
 
-  /** The lines that end in `received`, and where there; the rest waits for what comes next. */
-  *linesIn(received: Uint8Array<ArrayBufferLike>): Generator<Sentence & { end: number }> {
-    const findLineEnd = lineEndFinder(received);
-    let start = 0;
-    for (let end; (end = findLineEnd(start)) >= 0; start = end + 1) {
-      this.#add(received.subarray(start, end));
-      if (this.#last === 0x0d) this.bytes--; // of CRLF
-      yield { ...this.take(), end: end + 1 };
+  /** The line that ends next in `chunk`, and where; if none does, what is left is kept. */
+  next(chunk: Uint8Array, from: number): Sentence & { end: number } | undefined {
+    const end = this.#findLineEnd(chunk, from);
+    this.#add(chunk.subarray(from, end < 0 ? undefined : end));
+    if (end < 0) {
+      if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
+      [this.#chunk, this.#text] = [NO_BYTES, ""];
+      return undefined;
     }
-    this.#add(received.subarray(start));
-    if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
-  }
-
-  #add(piece: Uint8Array): void {
-    if (piece.length === 0) return;
-    const room = PREVIEW_BYTES + 1 - this.#start.length;
-    if (this.bytes === 0) this.#start = piece.subarray(0, room);
-    else if (room > 0) this.#start = joinBytes(this.#start, piece.subarray(0, room));
-    this.#last = piece.at(-1)!;
-    this.bytes += piece.length;
+    if (this.#last === 0x0d) this.bytes--; // of CRLF
+    return { ...this.take(), end: end + 1 };
   }
 
   /** The line so far. */
   take(): Sentence {
-    const sentence = { start: this.#start.subarray(0, this.bytes), bytes: this.bytes };
-    [this.#start, this.#last, this.bytes] = [NO_BYTES, 0, 0];
-    return sentence;
+    const { bytes } = this;
+    const start = bytes < this.#start.length ? this.#start.subarray(0, bytes) : this.#start;
+    this.#start = NO_BYTES;
+    this.#last = this.bytes = 0;
+    return { start, bytes };
   }
-}
 
-/** Finds the next line end in `bytes`, from an index on; -1: none. */
-function lineEndFinder(bytes: Uint8Array<ArrayBufferLike>): (from: number) => number {
-  if (bytes.length <= 4_096) return (from) => bytes.indexOf(0x0a, from);
-  // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
-  const { buffer, byteOffset, length } = bytes;
-  const text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
-  return (from) => text.indexOf("\n", from);
+  #add(piece: Uint8Array): void {
+    if (piece.length === 0) return;
+    if (this.bytes === 0) {
+      this.#start = piece.length <= PREVIEW_BYTES ? piece : piece.subarray(0, PREVIEW_BYTES + 1);
+    } else if (this.#start.length <= PREVIEW_BYTES) {
+      this.#start = joinBytes(
+        this.#start,
+        piece.subarray(0, PREVIEW_BYTES + 1 - this.#start.length),
+      );
+    }
+    this.#last = piece[piece.length - 1]!;
+    this.bytes += piece.length;
+  }
+
+  #findLineEnd(chunk: Uint8Array, from: number): number {
+    if (chunk.length <= 4_096) return chunk.indexOf(0x0a, from);
+    // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
+    if (chunk !== this.#chunk) {
+      const { buffer, byteOffset, length } = this.#chunk = chunk;
+      this.#text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
+    }
+    return this.#text.indexOf("\n", from);
+  }
 }
 
 function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
@@ -918,7 +935,7 @@ function toHost(text: string): string {
 /** Stop words that a sentence can be. @throws UsageError */
 function toStopWords(words: string[]): string[] {
   const isWord = (word: string): boolean => {
-    const { length } = encoder.encode(trimBlanks(word));
+    const { length } = trimBlanks(encoder.encode(word));
     return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
   };
   const wrong = words.find((word) => !isWord(word));
@@ -927,14 +944,23 @@ function toStopWords(words: string[]): string[] {
 }
 
 /** Without the ASCII blanks around it. */
-function trimBlanks(text: string): string {
-  return /[^\t-\r ](?:[^]*[^\t-\r ])?/.exec(text)?.[0] ?? "";
+function trimBlanks(bytes: Uint8Array): Uint8Array {
+  const isBlank = (byte: number): boolean => byte === 0x20 || byte >= 0x09 && byte <= 0x0d;
+  let [start, end] = [0, bytes.length];
+  while (start < end && isBlank(bytes[start]!)) start++;
+  while (start < end && isBlank(bytes[end - 1]!)) end--;
+  return bytes.subarray(start, end);
 }
 
-/** Whether a sentence, but for the blanks around it, is one of `stopWords`. */
-function isStopWord(sentence: Uint8Array, stopWords: string[]): boolean {
+/** Whether a sentence, but for the blanks around it, is one of `stopWords`, which have none. */
+function isStopWord(sentence: Uint8Array, stopWords: Uint8Array[]): boolean {
   if (stopWords.length === 0 || sentence.length > PREVIEW_BYTES) return false;
-  return stopWords.includes(trimBlanks(decoder.decode(sentence)));
+  const word = trimBlanks(sentence);
+  return stopWords.some((stopWord) => sameBytes(stopWord, word));
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 /** What is shown of a sentence of `bytes` bytes that begins with `start`, and how many are not. */
@@ -1081,7 +1107,9 @@ class Output {
       await Promise.race([this.#writing, sleep(FLUSH_MS)]);
     }
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (lost > 0) stderr.print(`${NAME}: ${this.name} is not read: over ${lost} lines lost`);
+    if (lost > 0) {
+      stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+    }
   }
 }
 

@@ -51,7 +51,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
 class Server {
   readonly #listener: Deno.TcpListener;
   readonly #options: ServeOptions;
-  readonly #stopWords: string[];
+  readonly #stopWords: Uint8Array[];
   readonly #startedAt = performance.now();
   readonly #connections = new Map<Connection, Promise<void>>();
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
@@ -64,7 +64,8 @@ class Server {
   constructor(listener: Deno.TcpListener, options: ServeOptions) {
     this.#listener = listener;
     this.#options = options;
-    this.#stopWords = (options.stopWords ?? STOP_WORDS).map(trimBlanks);
+    this.#stopWords = (options.stopWords ?? STOP_WORDS)
+      .map((word) => trimBlanks(encoder.encode(word)));
   }
 
   /** Step 4: accept each connection request; its new socket is for that client alone. */
@@ -99,9 +100,9 @@ class Server {
         connection.silentSweeps = this.#silentSweeps = 0;
         // Half-closed, it only reads on: a close with bytes unread is a reset.
         for (let at = 0; at < size && !connection.reason;) {
-          const { end, stops } = this.#takeLines(connection, received.subarray(at));
-          if (echo) await connection.writeAll(received.subarray(at, at + end));
-          at += end;
+          const { end, stops } = this.#takeLines(connection, received, at);
+          if (echo) await connection.writeAll(received.subarray(at, end));
+          at = end;
           if (stops) this.#halfClose(connection, "stop");
           else if (at < size) await turn();
         }
@@ -159,14 +160,18 @@ class Server {
   // ---- Lines ----
 
   /** Takes the next lines, not too many at once; tells where they end, and if in a stop word. */
-  #takeLines(connection: Connection, received: Uint8Array): { end: number; stops: boolean } {
-    let count = 0;
-    for (const { start, bytes, end } of connection.lines.linesIn(received)) {
-      this.#tellMessage(connection, { start, bytes });
-      const stops = bytes <= PREVIEW_BYTES && isStopWord(start, this.#stopWords);
-      if (stops || ++count === LINES_A_TURN) return { end, stops };
+  #takeLines(connection: Connection, received: Uint8Array, from: number): Taken {
+    let end = from;
+    for (let count = 0; count < LINES_A_TURN; count++) {
+      const line = connection.lines.next(received, end);
+      if (!line) return { end: received.length, stops: false };
+      end = line.end;
+      this.#tellMessage(connection, line);
+      if (line.bytes <= PREVIEW_BYTES && isStopWord(line.start, this.#stopWords)) {
+        return { end, stops: true };
+      }
     }
-    return { end: received.length, stops: false };
+    return { end, stops: false };
   }
 
   #tellMessage(connection: Connection, { start, bytes }: Sentence): void {
@@ -254,6 +259,9 @@ class Server {
     }
   }
 }
+
+/** Where the lines that were taken end, and whether in a stop word. */
+type Taken = { end: number; stops: boolean };
 
 /** One connection: its socket, and what is known of it. */
 class Connection {
@@ -479,51 +487,61 @@ function secondsSince(startedAt: number): number {
 /** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
 type Sentence = { start: Uint8Array; bytes: number };
 
-const NO_BYTES = new Uint8Array();
+const NO_BYTES: Uint8Array = new Uint8Array();
 
 /** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
 class LineAssembler {
-  #start: Uint8Array = NO_BYTES; // of the line that goes on
+  bytes = 0; // of the line so far
+  #start = NO_BYTES; // of it
   #last = 0; // byte of it
-  bytes = 0; // of it so far
+  #chunk = NO_BYTES; // as #text
+  #text = "";
 
-  /** The lines that end in `received`, and where there; the rest waits for what comes next. */
-  *linesIn(received: Uint8Array<ArrayBufferLike>): Generator<Sentence & { end: number }> {
-    const findLineEnd = lineEndFinder(received);
-    let start = 0;
-    for (let end; (end = findLineEnd(start)) >= 0; start = end + 1) {
-      this.#add(received.subarray(start, end));
-      if (this.#last === 0x0d) this.bytes--; // of CRLF
-      yield { ...this.take(), end: end + 1 };
+  /** The line that ends next in `chunk`, and where; if none does, what is left is kept. */
+  next(chunk: Uint8Array, from: number): Sentence & { end: number } | undefined {
+    const end = this.#findLineEnd(chunk, from);
+    this.#add(chunk.subarray(from, end < 0 ? undefined : end));
+    if (end < 0) {
+      if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
+      [this.#chunk, this.#text] = [NO_BYTES, ""];
+      return undefined;
     }
-    this.#add(received.subarray(start));
-    if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
-  }
-
-  #add(piece: Uint8Array): void {
-    if (piece.length === 0) return;
-    const room = PREVIEW_BYTES + 1 - this.#start.length;
-    if (this.bytes === 0) this.#start = piece.subarray(0, room);
-    else if (room > 0) this.#start = joinBytes(this.#start, piece.subarray(0, room));
-    this.#last = piece.at(-1)!;
-    this.bytes += piece.length;
+    if (this.#last === 0x0d) this.bytes--; // of CRLF
+    return { ...this.take(), end: end + 1 };
   }
 
   /** The line so far. */
   take(): Sentence {
-    const sentence = { start: this.#start.subarray(0, this.bytes), bytes: this.bytes };
-    [this.#start, this.#last, this.bytes] = [NO_BYTES, 0, 0];
-    return sentence;
+    const { bytes } = this;
+    const start = bytes < this.#start.length ? this.#start.subarray(0, bytes) : this.#start;
+    this.#start = NO_BYTES;
+    this.#last = this.bytes = 0;
+    return { start, bytes };
   }
-}
 
-/** Finds the next line end in `bytes`, from an index on; -1: none. */
-function lineEndFinder(bytes: Uint8Array<ArrayBufferLike>): (from: number) => number {
-  if (bytes.length <= 4_096) return (from) => bytes.indexOf(0x0a, from);
-  // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
-  const { buffer, byteOffset, length } = bytes;
-  const text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
-  return (from) => text.indexOf("\n", from);
+  #add(piece: Uint8Array): void {
+    if (piece.length === 0) return;
+    if (this.bytes === 0) {
+      this.#start = piece.length <= PREVIEW_BYTES ? piece : piece.subarray(0, PREVIEW_BYTES + 1);
+    } else if (this.#start.length <= PREVIEW_BYTES) {
+      this.#start = joinBytes(
+        this.#start,
+        piece.subarray(0, PREVIEW_BYTES + 1 - this.#start.length),
+      );
+    }
+    this.#last = piece[piece.length - 1]!;
+    this.bytes += piece.length;
+  }
+
+  #findLineEnd(chunk: Uint8Array, from: number): number {
+    if (chunk.length <= 4_096) return chunk.indexOf(0x0a, from);
+    // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
+    if (chunk !== this.#chunk) {
+      const { buffer, byteOffset, length } = this.#chunk = chunk;
+      this.#text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
+    }
+    return this.#text.indexOf("\n", from);
+  }
 }
 
 function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
@@ -624,7 +642,7 @@ function toHost(text: string): string {
 /** Stop words that a sentence can be. @throws UsageError */
 function toStopWords(words: string[]): string[] {
   const isWord = (word: string): boolean => {
-    const { length } = encoder.encode(trimBlanks(word));
+    const { length } = trimBlanks(encoder.encode(word));
     return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
   };
   const wrong = words.find((word) => !isWord(word));
@@ -633,14 +651,23 @@ function toStopWords(words: string[]): string[] {
 }
 
 /** Without the ASCII blanks around it. */
-function trimBlanks(text: string): string {
-  return /[^\t-\r ](?:[^]*[^\t-\r ])?/.exec(text)?.[0] ?? "";
+function trimBlanks(bytes: Uint8Array): Uint8Array {
+  const isBlank = (byte: number): boolean => byte === 0x20 || byte >= 0x09 && byte <= 0x0d;
+  let [start, end] = [0, bytes.length];
+  while (start < end && isBlank(bytes[start]!)) start++;
+  while (start < end && isBlank(bytes[end - 1]!)) end--;
+  return bytes.subarray(start, end);
 }
 
-/** Whether a sentence, but for the blanks around it, is one of `stopWords`. */
-function isStopWord(sentence: Uint8Array, stopWords: string[]): boolean {
+/** Whether a sentence, but for the blanks around it, is one of `stopWords`, which have none. */
+function isStopWord(sentence: Uint8Array, stopWords: Uint8Array[]): boolean {
   if (stopWords.length === 0 || sentence.length > PREVIEW_BYTES) return false;
-  return stopWords.includes(trimBlanks(decoder.decode(sentence)));
+  const word = trimBlanks(sentence);
+  return stopWords.some((stopWord) => sameBytes(stopWord, word));
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 /** What is shown of a sentence of `bytes` bytes that begins with `start`, and how many are not. */
@@ -787,7 +814,9 @@ class Output {
       await Promise.race([this.#writing, sleep(FLUSH_MS)]);
     }
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (lost > 0) stderr.print(`${NAME}: ${this.name} is not read: over ${lost} lines lost`);
+    if (lost > 0) {
+      stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+    }
   }
 }
 

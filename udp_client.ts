@@ -308,7 +308,8 @@ export async function converse(
   options: ConverseOptions = {},
 ): Promise<ConversationTotals> {
   const { echo = true, retries = RETRIES, onReady, onLost } = options;
-  const stopWords = (options.stopWords ?? STOP_WORDS).map(trimBlanks);
+  const stopWords = (options.stopWords ?? STOP_WORDS)
+    .map((word) => trimBlanks(encoder.encode(word)));
   const reader = (await linesOf(input, socket.mostBytes)).getReader();
   const writer = output.getWriter();
   const totals = { sent: 0, echoed: 0, lost: 0 };
@@ -511,10 +512,6 @@ function hex(number: number, digits: number): string {
   return number.toString(16).padStart(digits, "0");
 }
 
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
-}
-
 /** Where a socket sends to, and whom it believes. */
 export type OpenOptions = {
   hostname?: string;
@@ -659,7 +656,7 @@ async function talk(
     retries: number;
   },
 ): Promise<number> {
-  let told = !prompt.shown; // a pipe needs no company
+  let told = !Deno.stderr.isTerminal(); // a person would wait in silence
   function onRetry(): void {
     if (!told) warn(`no answer from ${socket.server} yet; trying again`);
     told = true;
@@ -994,8 +991,9 @@ function withoutZone(hostname: string): string {
 
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
 function withoutLineEnd(bytes: Uint8Array): Uint8Array {
-  if (bytes.at(-1) !== 0x0a) return bytes;
-  return bytes.subarray(0, bytes.at(-2) === 0x0d ? -2 : -1);
+  const { length } = bytes;
+  if (bytes[length - 1] !== 0x0a) return bytes;
+  return bytes.subarray(0, bytes[length - 2] === 0x0d ? -2 : -1);
 }
 
 /** `socket`, but its calls are told: receive with its result, the others when they are made. */
@@ -1077,7 +1075,7 @@ function toHost(text: string): string {
 /** Stop words that a sentence can be. @throws UsageError */
 function toStopWords(words: string[]): string[] {
   const isWord = (word: string): boolean => {
-    const { length } = encoder.encode(trimBlanks(word));
+    const { length } = trimBlanks(encoder.encode(word));
     return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
   };
   const wrong = words.find((word) => !isWord(word));
@@ -1086,14 +1084,23 @@ function toStopWords(words: string[]): string[] {
 }
 
 /** Without the ASCII blanks around it. */
-function trimBlanks(text: string): string {
-  return /[^\t-\r ](?:[^]*[^\t-\r ])?/.exec(text)?.[0] ?? "";
+function trimBlanks(bytes: Uint8Array): Uint8Array {
+  const isBlank = (byte: number): boolean => byte === 0x20 || byte >= 0x09 && byte <= 0x0d;
+  let [start, end] = [0, bytes.length];
+  while (start < end && isBlank(bytes[start]!)) start++;
+  while (start < end && isBlank(bytes[end - 1]!)) end--;
+  return bytes.subarray(start, end);
 }
 
-/** Whether a sentence, but for the blanks around it, is one of `stopWords`. */
-function isStopWord(sentence: Uint8Array, stopWords: string[]): boolean {
+/** Whether a sentence, but for the blanks around it, is one of `stopWords`, which have none. */
+function isStopWord(sentence: Uint8Array, stopWords: Uint8Array[]): boolean {
   if (stopWords.length === 0 || sentence.length > PREVIEW_BYTES) return false;
-  return stopWords.includes(trimBlanks(decoder.decode(sentence)));
+  const word = trimBlanks(sentence);
+  return stopWords.some((stopWord) => sameBytes(stopWord, word));
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 /** What is shown of a sentence of `bytes` bytes that begins with `start`, and how many are not. */
@@ -1240,7 +1247,9 @@ class Output {
       await Promise.race([this.#writing, sleep(FLUSH_MS)]);
     }
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (lost > 0) stderr.print(`${NAME}: ${this.name} is not read: over ${lost} lines lost`);
+    if (lost > 0) {
+      stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+    }
   }
 }
 

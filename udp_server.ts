@@ -30,7 +30,9 @@ const LOOP_ROUNDS = 65_536; // the same datagram from one peer so often: the las
 const MAX_DOUBLED = 4_096; // of these are doubled, or --duplicate would swell a loop
 const MAX_HELD_BYTES = 16_777_216; // of replies that --delay holds
 const HELD_OVERHEAD_BYTES = 1_000; // of each: its timer and the like, measured
+const AT_ONCE = [0]; // ms: when a single reply goes out
 const TELL_MS = 500; // of a shutdown, then it says what it waits for
+const NO_PERMISSION = "no permission";
 const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
 
 /** Starts a UDP echo server. @throws Error naming the address; its cause is of `listenDatagram` */
@@ -56,14 +58,14 @@ class Server {
   readonly #socket: Deno.DatagramConn;
   readonly #addr: Deno.NetAddr;
   readonly #options: ServeOptions;
-  readonly #stopWords: string[];
+  readonly #stopWords: Uint8Array[];
   readonly #zone: string; // of the address that it is bound to, as in fe80::1%eth0
   readonly #network: LossyNetwork | undefined;
   readonly #loops = new LoopGuard();
   readonly #sessions = new Map<string, Session>(); // by peer, the one longest silent first
   readonly #allowed = new Map<string, boolean>(); // hosts
   readonly #allAllowed = Deno.permissions.querySync({ name: "net" }).state === "granted";
-  readonly #replies = new Set<Promise<boolean>>(); // that are delayed
+  readonly #replies = new Set<Promise<void>>(); // that are delayed
   readonly #warned = new Set<string>();
   readonly #startedAt = performance.now();
   readonly #totals: { messages: number; bytes: number; unanswered: number; dropped?: number } = {
@@ -79,7 +81,8 @@ class Server {
     this.#socket = socket;
     this.#addr = socket.addr as Deno.NetAddr;
     this.#options = options;
-    this.#stopWords = (options.stopWords ?? STOP_WORDS).map(trimBlanks);
+    this.#stopWords = (options.stopWords ?? STOP_WORDS)
+      .map((word) => trimBlanks(encoder.encode(word)));
     this.#zone = hostname.slice(withoutZone(hostname).length);
     this.#network = drop + duplicate + delayMs > 0 ? new LossyNetwork(options) : undefined;
   }
@@ -102,64 +105,58 @@ class Server {
     const session = this.#sessionOf(from);
     if (!session) return;
     this.#note(datagram, session);
-    const { echo = true } = this.#options;
-    const dealtWith = !echo || await this.#echo(datagram, session);
-    if (dealtWith && isStopWord(withoutLineEnd(datagram), this.#stopWords)) {
-      this.#endSession(session);
-    }
-  }
-
-  /** Sends the reply, or says why it does not; tells if the datagram was dealt with. */
-  async #echo(datagram: Uint8Array, session: Session): Promise<boolean> {
-    const { rate = 0, delayMs } = this.#options;
-    const overRate = `over --rate ${rate}`;
-    const rounds = this.#loops.count(datagram, session.hash);
-    if (rounds % LOOP_ROUNDS === 0) {
-      return this.#leaveUnanswered(`one of ${LOOP_ROUNDS} identical datagrams`, session.peer);
-    }
-    if (!this.#network) {
-      if (rate > 0 && !session.takeToken(rate)) {
-        return this.#leaveUnanswered(overRate, session.peer);
+    if (this.#options.echo ?? true) {
+      const delays = this.#copiesOf(datagram, session);
+      if (!delays) return;
+      try {
+        if (this.#network) await this.#sendCopies(datagram, session, delays);
+        else await this.#socket.send(datagram, session.address);
+      } catch (error) {
+        return this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
       }
-      return await this.#send(datagram, session);
     }
-    const delays = this.#network.delaysOf(rounds);
-    if (delays.length === 0) return this.#drop(datagram, session);
-    const copies = delays.filter(() => rate === 0 || session.takeToken(rate));
-    if (copies.length === 0) return this.#leaveUnanswered(overRate, session.peer);
-    const reply = this.#sendCopies(datagram, session, copies);
-    if (!delayMs) return await reply;
-    this.#replies.add(reply);
-    reply.finally(() => this.#replies.delete(reply));
-    return true;
+    if (isStopWord(withoutLineEnd(datagram), this.#stopWords)) this.#endSession(session);
   }
 
-  /** Sends a reply in its time; tells if it could. The datagram is a view of the buffer. */
-  async #send(datagram: Uint8Array, session: Session): Promise<boolean> {
-    try {
-      await this.#socket.send(datagram, session.address);
-      return true;
-    } catch (error) {
-      return this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
+  /** How many ms each copy of the reply is held: mostly one, for none; nothing if none may go. */
+  #copiesOf(datagram: Uint8Array, session: Session): number[] | undefined {
+    const { rate = 0 } = this.#options;
+    const rounds = this.#loops.count(datagram, session.hash);
+    const copied = this.#options.duplicate ? MAX_DOUBLED : 0; // those die with it
+    if (rounds >= LOOP_ROUNDS - copied) {
+      const why = `one of ${LOOP_ROUNDS} identical datagrams`;
+      return void this.#leaveUnanswered(why, session.peer);
     }
+    const delays = this.#network?.delaysOf(rounds) ?? AT_ONCE;
+    if (delays.length === 0) this.#tellDropped(datagram, session);
+    if (rate === 0 || delays.length === 0) return delays;
+    const copies = delays.filter(() => session.takeToken(rate));
+    if (copies.length > 0) return copies;
+    this.#leaveUnanswered(`over --rate ${rate}`, session.peer);
   }
 
-  /** Sends a reply over the lossy network; tells if any copy of it went out. */
-  async #sendCopies(datagram: Uint8Array, session: Session, delays: number[]): Promise<boolean> {
-    const bytes = datagram.slice();
-    const copies = await Promise.allSettled(delays.map(async (ms) => {
+  /** Sends a reply over the lossy network. @throws Error if no copy of it can be sent */
+  async #sendCopies(datagram: Uint8Array, session: Session, delays: number[]): Promise<void> {
+    const bytes = datagram.slice(); // of the buffer that is received into
+    const sends = delays.map(async (ms) => {
       if (ms > 0) await this.#network!.hold(bytes, ms);
       await this.#socket.send(bytes, session.address);
-    }));
-    const failures = copies.filter((copy) => copy.status === "rejected");
-    if (failures.length < copies.length) return true;
-    return this.#leaveUnanswered(`cannot send: ${reasonOf(failures[0]!.reason)}`, session.peer);
+    });
+    const reply = Promise.allSettled(sends).then((copies) => {
+      const [failed, sent] = [copies[0], copies.some(({ status }) => status === "fulfilled")];
+      if (!sent && failed?.status === "rejected") throw failed.reason;
+    });
+    if (!this.#options.delayMs) return await reply;
+    const delayed = reply
+      .catch((error) => this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer))
+      .finally(() => this.#replies.delete(delayed));
+    this.#replies.add(delayed);
   }
 
   /** Step 6: close the socket, once what is under way is sent. */
   async #close(): Promise<void> {
     const teller = setTimeout(() => {
-      this.#warn("closing", `waiting for ${plural(this.#replies.size || 1, "reply")} to be sent`);
+      this.#warn("closing", "waiting for replies to be sent");
     }, TELL_MS);
     this.#network?.release();
     await Promise.allSettled([this.#answering, ...this.#replies]);
@@ -202,7 +199,8 @@ class Server {
     if (session) this.#sessions.delete(peer); // it goes to the end: the longest silent is first
     else {
       const refusal = refusalOf(from, this.#addr.port) ?? this.#forbids(from.hostname);
-      if (refusal) return void this.#leaveUnanswered(refusal, peer);
+      const hint = refusal === NO_PERMISSION ? `, --allow-net=${toPermission(from.hostname)}` : "";
+      if (refusal) return void this.#leaveUnanswered(refusal, peer, hint);
       if (this.#sessions.size >= MAX_SESSIONS) {
         this.#sessions.delete(this.#sessions.keys().next().value!);
       }
@@ -223,7 +221,7 @@ class Server {
       allowed = Deno.permissions.querySync({ name: "net", host }).state === "granted";
       this.#allowed.set(host, allowed);
     }
-    return allowed ? undefined : `no permission, --allow-net=${host}`;
+    return allowed ? undefined : NO_PERMISSION;
   }
 
   #note(datagram: Uint8Array, session: Session): void {
@@ -260,17 +258,15 @@ class Server {
   }
 
   /** Counts a datagram; says why once for each reason, not once for each datagram. */
-  #leaveUnanswered(why: string, peer: string): false {
+  #leaveUnanswered(why: string, peer: string, hint = ""): void {
     this.#totals.unanswered++;
-    this.#warn(why, `not answering ${peer}: ${why}; the like is only counted from now on`);
-    return false;
+    this.#warn(why, `not answering ${peer}: ${why}${hint}; the like is only counted from now on`);
   }
 
-  /** Loses a reply on purpose: the datagram is dealt with. */
-  #drop(bytes: Uint8Array, { peer }: Session): true {
+  /** Counts a reply that is lost on purpose: its datagram is dealt with. */
+  #tellDropped(bytes: Uint8Array, { peer }: Session): void {
     this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
     this.#options.onTrace?.({ step: "5", call: "--drop", peer, bytes });
-    return true;
   }
 
   #warn(kind: string, text: string): void {
@@ -324,7 +320,7 @@ class LoopGuard {
   readonly #hashes = new Uint32Array(65_536);
   readonly #counts = new Uint32Array(65_536); // sixteenths
 
-  /** Which of the same datagram this is, from 1; it starts again behind two times LOOP_ROUNDS. */
+  /** Which of the same datagram this is, from 1 to LOOP_ROUNDS. */
   count(datagram: Uint8Array, peerHash: number): number {
     const { buffer, byteOffset, length } = datagram;
     const whole = length - length % 4;
@@ -332,26 +328,26 @@ class LoopGuard {
     const hash = mixWords(mixWords(peerHash ^ length, words), datagram.subarray(whole)) >>> 0;
     const place = hash >>> 16;
     if (this.#hashes[place] !== hash && this.#counts[place]! > 0) {
-      this.#counts[place]!--;
-      return 1;
+      const others = this.#counts[place]!-- >> 4;
+      return Math.min(Math.max(others, 1), LOOP_ROUNDS - MAX_DOUBLED - 2);
     }
     this.#hashes[place] = hash;
     this.#counts[place]! += 16;
     const rounds = this.#counts[place]! >> 4;
-    if (rounds === 2 * LOOP_ROUNDS) this.#counts[place] = 16 * LOOP_ROUNDS;
+    if (rounds === LOOP_ROUNDS) this.#counts[place] = 0;
     return rounds;
   }
 }
 
-const HASH_FACTOR = crypto.getRandomValues(new Uint32Array(1))[0]! | 1; // odd, and nobody's guess
+const [FACTOR, OTHER_FACTOR] = crypto.getRandomValues(new Uint32Array(2)).map((word) => word | 1);
 
-/** A hash that goes on with some words: each bit of them is spread by a factor that is secret. */
+/** A hash that goes on with some words: two odd factors that nobody can guess spread their bits. */
 function mixWords(hash: number, words: Uint32Array | Uint8Array): number {
   for (let i = 0; i < words.length; i++) {
-    hash = Math.imul(hash ^ words[i]!, HASH_FACTOR);
-    hash ^= hash >>> 15;
+    hash = Math.imul(hash ^ words[i]!, FACTOR!);
+    hash = Math.imul(hash ^ (hash >>> 15), OTHER_FACTOR!);
   }
-  return hash;
+  return hash ^ (hash >>> 16);
 }
 
 /** The network that --drop, --duplicate and --delay make of loopback: same seed, same faults. */
@@ -612,8 +608,9 @@ function withoutZone(hostname: string): string {
 
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
 function withoutLineEnd(bytes: Uint8Array): Uint8Array {
-  if (bytes.at(-1) !== 0x0a) return bytes;
-  return bytes.subarray(0, bytes.at(-2) === 0x0d ? -2 : -1);
+  const { length } = bytes;
+  if (bytes[length - 1] !== 0x0a) return bytes;
+  return bytes.subarray(0, bytes[length - 2] === 0x0d ? -2 : -1);
 }
 
 /** `socket`, but its calls are told: receive with its result, the others when they are made. */
@@ -695,7 +692,7 @@ function toHost(text: string): string {
 /** Stop words that a sentence can be. @throws UsageError */
 function toStopWords(words: string[]): string[] {
   const isWord = (word: string): boolean => {
-    const { length } = encoder.encode(trimBlanks(word));
+    const { length } = trimBlanks(encoder.encode(word));
     return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
   };
   const wrong = words.find((word) => !isWord(word));
@@ -704,14 +701,23 @@ function toStopWords(words: string[]): string[] {
 }
 
 /** Without the ASCII blanks around it. */
-function trimBlanks(text: string): string {
-  return /[^\t-\r ](?:[^]*[^\t-\r ])?/.exec(text)?.[0] ?? "";
+function trimBlanks(bytes: Uint8Array): Uint8Array {
+  const isBlank = (byte: number): boolean => byte === 0x20 || byte >= 0x09 && byte <= 0x0d;
+  let [start, end] = [0, bytes.length];
+  while (start < end && isBlank(bytes[start]!)) start++;
+  while (start < end && isBlank(bytes[end - 1]!)) end--;
+  return bytes.subarray(start, end);
 }
 
-/** Whether a sentence, but for the blanks around it, is one of `stopWords`. */
-function isStopWord(sentence: Uint8Array, stopWords: string[]): boolean {
+/** Whether a sentence, but for the blanks around it, is one of `stopWords`, which have none. */
+function isStopWord(sentence: Uint8Array, stopWords: Uint8Array[]): boolean {
   if (stopWords.length === 0 || sentence.length > PREVIEW_BYTES) return false;
-  return stopWords.includes(trimBlanks(decoder.decode(sentence)));
+  const word = trimBlanks(sentence);
+  return stopWords.some((stopWord) => sameBytes(stopWord, word));
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 /** What is shown of a sentence of `bytes` bytes that begins with `start`, and how many are not. */
@@ -858,7 +864,9 @@ class Output {
       await Promise.race([this.#writing, sleep(FLUSH_MS)]);
     }
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (lost > 0) stderr.print(`${NAME}: ${this.name} is not read: over ${lost} lines lost`);
+    if (lost > 0) {
+      stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+    }
   }
 }
 
