@@ -1,0 +1,70 @@
+/**
+ * What the tests of the two TCP scripts share.
+ *
+ * @module
+ */
+
+import { assertMatch } from "@std/assert";
+import { serve, type ServeOptions, type ServerEvent } from "../tcp_server.ts";
+import { type Bytes, EventLog, type Program, readToEnd, writeAll } from "./_helpers.ts";
+
+/** A server in this process, on a free port, with the log of its events. */
+export function start(options: ServeOptions = {}): AsyncDisposable & {
+  port: number;
+  to: string[]; // what leads the client to it
+  log: EventLog<ServerEvent>;
+  finished: Promise<void>;
+  connect(): Promise<Deno.TcpConn>;
+} {
+  const log = new EventLog<ServerEvent>();
+  const server = serve({ port: 0, onEvent: log.add, ...options });
+  const { port } = server.addr;
+  const to = ["--port", `${port}`];
+  return { ...server, port, to, log, connect: () => Deno.connect({ port }) };
+}
+
+/** Time that passes: until a server that closes the silent has closed one. */
+export async function aWhile(): Promise<void> {
+  await using server = start({ idleSeconds: 0.5 });
+  using conn = await server.connect();
+  await readToEnd(conn);
+}
+
+/** Whether nobody listens there. */
+export async function refuses(port: number): Promise<boolean> {
+  try {
+    (await Deno.connect({ port })).close();
+    return false;
+  } catch (error) {
+    const { ConnectionRefused, ConnectionReset } = Deno.errors; // reset: the port was just closing
+    if (error instanceof ConnectionRefused || error instanceof ConnectionReset) return true;
+    throw error;
+  }
+}
+
+/** Sends `bytes`, half-closes, and returns all that comes back. */
+export async function echoOf(conn: Deno.TcpConn, bytes: Bytes): Promise<Bytes> {
+  const [echo] = await Promise.all([
+    readToEnd(conn),
+    writeAll(conn, bytes).then(() => conn.closeWrite()),
+  ]);
+  return echo;
+}
+
+/** What a server's process prints of the next sentence, without the peer; other lines are passed. */
+export async function nextSentence(server: Program): Promise<string> {
+  while (true) {
+    const [, sentence] = /^\[127\.0\.0\.1:\d+\] (.*)$/s.exec(await server.nextLine()) ?? [];
+    if (sentence !== undefined) return sentence;
+  }
+}
+
+/** The last line of what a process printed. */
+export function lastLine(text: string): string {
+  return text.trimEnd().split("\n").at(-1)!;
+}
+
+/** One line of the client, without a stack trace. */
+export function assertOneLine(stderr: string): void {
+  assertMatch(stderr, /^tcp_client: [^\n]+\n$/);
+}
