@@ -30,6 +30,20 @@ const CLOSE_MS = 1_000; // for the server to close at a stop word, before the cl
 const SURPLUS_MS = 100; // for what comes behind the last echo, to tell how much it is
 const RETRY_MS = 100; // between two tries to connect
 
+/** A client from its first step to its last. @throws as `connect` and `converse` do */
+export async function talk(
+  input: ReadableStream<Uint8Array>,
+  output: WritableStream<Uint8Array>,
+  options: ConnectOptions & ConverseOptions = {},
+): Promise<ConversationTotals> {
+  const conn = await connect(options); // Steps 1a to 1c: connect to the server.
+  try {
+    return await converse(conn, input, output, options); // Step 1c.i: send and receive data.
+  } finally {
+    conn.close(); // Step 1c.ii: close the socket, when no more communication is intended.
+  }
+}
+
 /** Connects to the server. @throws Error that names the address; its cause is of `Deno.connect` */
 export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpConn> {
   // Step 1a: get IP address and port number of the server.
@@ -63,7 +77,7 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
       if (isFinal(cause) || performance.now() >= giveUpAt) {
         throw cannot(`connect to ${address}`, cause, startHint(cause, { hostname, port }));
       }
-      if (tries === 1) options.onWait?.(`waiting for ${address}: ${reasonOf(cause)}`);
+      if (tries === 1) options.onWarning?.(`waiting for ${address}: ${reasonOf(cause)}`);
       await sleep(RETRY_MS);
     }
   }
@@ -321,7 +335,7 @@ export type ConnectOptions = {
   port?: number;
   timeoutSeconds?: number; // of one try, its name look-up included
   waitSeconds?: number; // to try again, whatever the reason
-  onWait?: (text: string) => void; // once, at the first try that failed
+  onWarning?: (text: string) => void; // at the first try that failed, if it waits
   onTrace?: ((rung: Rung) => void) | undefined;
 };
 
@@ -437,55 +451,45 @@ export async function main(args: string[]): Promise<number> {
   const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
   const hostname = toHost(flags.host);
   const port = toNumber(["port", flags.port], { min: 1, max: 65_535 });
+  const seconds = { max: 86_400, whole: false };
   const timeoutSeconds = toNumber(["timeout", flags.timeout], {
+    ...seconds,
     min: 0.001,
     max: 3_600,
-    whole: false,
   });
-  const waitSeconds = toNumber(["wait", flags.wait], { min: 0, max: 86_400, whole: false });
+  const waitSeconds = toNumber(["wait", flags.wait], { ...seconds, min: 0 });
   const plan = toProbePlan(flags);
   checkMessages(flags._);
   requireNet(formatAddress({ hostname: hostname.replace(/%.*/, ""), port }));
   if (!plan && Deno.pid === 1) onSignals(); // which no signal ends by itself
   const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
-  const onTrace = (rung: Rung): void => {
-    prompt.end();
-    stderr.print(formatRung("client", rung));
+  const options = {
+    hostname,
+    port,
+    timeoutSeconds,
+    waitSeconds,
+    stopWords,
+    echo: !flags["no-echo"],
+    onWarning: (text: string) => prompt.interrupt(() => warn(text)),
+    onTrace: flags.trace
+      ? (rung: Rung) => prompt.interrupt(() => printRung("client", rung))
+      : undefined,
   };
-  const server = { hostname, port, timeoutSeconds, waitSeconds, onWait: warn };
-  const conn = await connect({ ...server, onTrace: flags.trace ? onTrace : undefined });
-  try {
-    if (plan) await probe(conn, { ...flags, ...plan, timeoutSeconds });
-    else await talk(conn, { ...flags, prompt, stopWords, timeoutSeconds });
-  } finally {
-    conn.close(); // Step 1c.ii: close the socket, as no more communication is intended.
-  }
+  if (plan) await probe(plan, { ...options, quiet: flags.quiet });
+  else await talkWith(prompt, flags._, { ...options, quiet: flags.quiet });
+  await stdout.flush();
   return stdout.failed ? 1 : 0;
 }
 
 /** A conversation from the arguments, the keyboard or a pipe. */
-async function talk(
-  conn: Deno.TcpConn,
-  { _: words, prompt, quiet, "no-echo": noEcho, ...options }: {
-    _: string[];
-    prompt: Prompt;
-    quiet: boolean;
-    "no-echo": boolean;
-    stopWords: string[];
-    timeoutSeconds: number;
-  },
+async function talkWith(
+  prompt: Prompt,
+  words: string[],
+  { quiet, ...options }: ConnectOptions & ConverseOptions & { quiet: boolean },
 ): Promise<void> {
   const output = openOutput(quiet);
   try {
-    await converse(conn, openInput(words, prompt), output, {
-      ...options,
-      echo: !noEcho,
-      onReady: () => prompt.show(),
-      onWarning: (text) => {
-        prompt.end();
-        warn(text);
-      },
-    });
+    await talk(openInput(words, prompt), output, { ...options, onReady: () => prompt.show() });
   } finally {
     await output.close().catch(() => {}); // or it failed, and so did the conversation
     prompt.end();
@@ -494,32 +498,29 @@ async function talk(
 
 /** A conversation of numbered lines; prints their round trips, and what they say together. */
 async function probe(
-  conn: Deno.TcpConn,
-  { quiet, trace, timeoutSeconds, ...plan }: ProbePlan & {
-    quiet: boolean;
-    trace: boolean;
-    timeoutSeconds: number;
-  },
+  plan: ProbePlan,
+  { quiet, ...options }: ConnectOptions & ConverseOptions & { quiet: boolean },
 ): Promise<void> {
+  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
+  const server = formatAddress({ hostname, port });
   const probe = new Probe();
   const { times } = probe;
-  const server = formatAddress(conn.remoteAddr);
   const said = (): string => `${probe.sent} sent, ${times.length} echoed`;
-  const endStatus = startStatus(quiet && !trace, said);
+  const endStatus = startStatus(quiet && !onTrace, said);
   function onReady(): void {
     const ms = probe.takeEcho();
+    if (ms === undefined) onSignals(() => probe.end()); // it is the start
     if (ms === undefined || quiet) return;
     const rtt_ms = toMicroseconds(ms);
     printEcho({ event: "echo", seq: probe.sent, bytes: plan.size, rtt_ms }, server);
   }
-  onSignals(() => probe.end());
   try {
     const lines = ReadableStream.from(probe.lines(plan));
-    await converse(conn, lines, new WritableStream(), { timeoutSeconds, stopWords: [], onReady });
+    await talk(lines, new WritableStream(), { ...options, stopWords: [], onReady });
   } finally {
     probe.end();
     endStatus();
-    printSummary(said(), { sent: probe.sent, echoed: times.length }, times);
+    if (probe.sent > 0) printSummary(said(), { sent: probe.sent, echoed: times.length }, times);
     checkInterval(plan.intervalSeconds, probe.sent, probe.sentAt - probe.startedAt);
   }
 }
@@ -711,6 +712,12 @@ class Prompt {
 
   answer(): void {
     this.#unanswered = false;
+  }
+
+  /** Says something below a prompt that nobody answered. */
+  interrupt(say: () => void): void {
+    this.end();
+    say();
   }
 
   /** Ends the line of a prompt that nobody answered. */
@@ -1138,8 +1145,8 @@ function withCalls<T extends object>(socket: T, calls: Record<string | symbol, u
   });
 }
 
-/** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
+/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
+function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -1147,7 +1154,8 @@ function formatRung(side: "client" | "server", { step, call, peer, bytes, note }
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
+  const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
+  stderr.print(line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */

@@ -25,7 +25,8 @@ const STOP_WORDS = ["stop", "exit"]; // a line that is one of these closes its c
 const BUFFER_BYTES = 4_096; // a connection, so that 10,000 idle ones fit in 150 MiB
 const LARGE_BUFFER_BYTES = 65_536; // one that has more to say: a sixteenth of the calls
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
-const LINES_A_TURN = 256; // then others have theirs: a read may bring 65,536 lines
+const LINES_AT_ONCE = 256; // of one connection: a read may bring 65,536
+const TURN_MS = 5; // of lines, before the sockets of others are read
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
 const SWEEP_MS = 100; // between two looks for who is silent
 const GRACE_SWEEPS = 50; // 5 s for a client to take its last echoes and close
@@ -58,6 +59,8 @@ class Server {
   #accepting = true;
   #warned = false; // that clients cannot be accepted
   #onFreed = (): void => {}; // called when a connection ends
+  #turn: Promise<void> | undefined; // of others, which is waited for
+  #turnEndedAt = 0; // ms
   #silentSweeps = 0; // since a byte came from anybody
   #sweepsLeft = Infinity; // of a shutdown
 
@@ -104,7 +107,7 @@ class Server {
           if (echo) await connection.writeAll(received.subarray(at, end));
           at = end;
           if (stops) this.#halfClose(connection, "stop");
-          else if (at < size) await turn();
+          else if (at < size) await this.#giveTurn();
         }
         if (size === BUFFER_BYTES) buffer = new Uint8Array(LARGE_BUFFER_BYTES);
         else if (size < LARGE_BUFFER_BYTES / 4) buffer = small;
@@ -162,7 +165,7 @@ class Server {
   /** Takes the next lines, not too many at once; tells where they end, and if in a stop word. */
   #takeLines(connection: Connection, received: Uint8Array, from: number): Taken {
     let end = from;
-    for (let count = 0; count < LINES_A_TURN; count++) {
+    for (let count = 0; count < LINES_AT_ONCE; count++) {
       const line = connection.lines.next(received, end);
       if (!line) return { end: received.length, stops: false };
       end = line.end;
@@ -172,6 +175,15 @@ class Server {
       }
     }
     return { end, stops: false };
+  }
+
+  /** From time to time the sockets of others are read; a timer lets that be, an immediate not. */
+  #giveTurn(): Promise<void> | undefined {
+    if (this.#turn || performance.now() - this.#turnEndedAt < TURN_MS) return this.#turn;
+    return this.#turn = sleep(0).then(() => {
+      this.#turnEndedAt = performance.now();
+      this.#turn = undefined;
+    });
   }
 
   #tellMessage(connection: Connection, { start, bytes }: Sentence): void {
@@ -240,11 +252,10 @@ class Server {
     const ending = this.#sweepsLeft < Infinity;
     const allSilent = this.#silentSweeps++ > 0; // else a connection may only wait for its turn
     const idleSweeps = (this.#options.idleSeconds || Infinity) * 1000 / SWEEP_MS;
-    if (this.#sweepsLeft-- === GRACE_SWEEPS - TELL_SWEEPS) {
-      const [open, seconds] = [this.#connections.size, this.#sweepsLeft * SWEEP_MS / 1000];
-      if (open > 0) {
-        this.#warn(`waiting for ${plural(open, "connection")} to end, at most ${seconds} s`);
-      }
+    if (this.#sweepsLeft-- === GRACE_SWEEPS - TELL_SWEEPS && this.#connections.size > 0) {
+      const open = plural(this.#connections.size, "connection");
+      const seconds = (GRACE_SWEEPS - TELL_SWEEPS) * SWEEP_MS / 1000;
+      this.#warn(`waiting for ${open} to end, ${seconds} s at most`);
     }
     for (const connection of this.#connections.keys()) {
       const silent = connection.silentSweeps++;
@@ -421,7 +432,7 @@ export async function main(args: string[]): Promise<number> {
     quiet: flags.quiet,
     signal: stopping.signal,
     onEvent: printEvent,
-    onTrace: flags.trace ? (rung) => stderr.print(formatRung("server", rung)) : undefined,
+    onTrace: flags.trace ? (rung) => printRung("server", rung) : undefined,
   });
   // As pledge(2) would have it: accepting and echoing go on, connecting out is impossible.
   Deno.permissions.revokeSync({ name: "net" });
@@ -845,8 +856,8 @@ function withCalls<T extends object>(socket: T, calls: Record<string | symbol, u
   });
 }
 
-/** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
+/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
+function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -854,7 +865,8 @@ function formatRung(side: "client" | "server", { step, call, peer, bytes, note }
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
+  const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
+  stderr.print(line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */

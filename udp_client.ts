@@ -56,89 +56,6 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   return new EchoSocket(onTrace ? traced(socket, { steps, onTrace }) : socket, server, options);
 }
 
-/**
- * Step 1c.i: sends one datagram, again and again, until its echo comes (UNP 22.5).
- * @throws NoAnswerError when no try was answered with the same bytes
- */
-export async function request(
-  socket: EchoSocket,
-  payload: Uint8Array,
-  { retries = RETRIES, onRetry }: RequestOptions = {},
-): Promise<{ tries: number; ms: number }> {
-  const { timer } = socket;
-  const startedAt = performance.now();
-  const asked = socket.expect(payload);
-  let failure: unknown;
-  timer.restart();
-  try {
-    for (let tries = 1; tries <= retries + 1; tries++) {
-      const sentAt = performance.now();
-      failure = await socket.send(payload).catch((error) => error);
-      if (isTooLong(failure)) throw failure;
-      asked.sent += failure ? 0 : 1;
-      if (await within(timer.rto, asked.echo, () => socket.drain())) {
-        const ms = performance.now() - sentAt;
-        if (asked.sent > 1) timer.stretch(performance.now() - startedAt);
-        else if (!asked.ambiguous) timer.sample(ms);
-        return { tries, ms };
-      }
-      timer.backOff();
-      if (tries <= retries) onRetry?.();
-    }
-    if (asked.sent === 0) throw failure; // else one that cannot be sent is as good as lost
-    throw noAnswer(socket, { tries: retries + 1, startedAt, ...asked });
-  } finally {
-    socket.forget(asked);
-  }
-}
-
-/** The retransmission timer of RFC 6298; times in ms. */
-export class RetransmissionTimer {
-  /** How long to wait for an echo now. */
-  rto: number;
-  readonly #least: number;
-  readonly #most: number;
-  #first: number; // the first wait of each datagram
-  #srtt = NaN;
-  #rttvar = NaN;
-
-  /** Starts with the first wait, before any round trip is known. */
-  constructor(firstRto: number) {
-    this.rto = this.#first = firstRto;
-    this.#least = Math.min(MIN_RTO_MS, firstRto);
-    this.#most = Math.max(MAX_RTO_MS, firstRto);
-  }
-
-  /** For a new datagram: a back-off ends with its datagram, or a lossy line would be a slow one. */
-  restart(): void {
-    this.rto = this.#first;
-  }
-
-  /** A round trip of a datagram that was sent once. */
-  sample(rtt: number): void {
-    if (Number.isNaN(this.#srtt)) [this.#srtt, this.#rttvar] = [rtt, rtt / 2];
-    else {
-      this.#rttvar += (Math.abs(this.#srtt - rtt) - this.#rttvar) / 4;
-      this.#srtt += (rtt - this.#srtt) / 8;
-    }
-    const computed = Math.max(this.#srtt + 4 * this.#rttvar, this.#least);
-    this.rto = this.#first = Math.min(computed, this.#most);
-  }
-
-  /**
-   * After one that was sent again: no sample, as nobody knows which try came back (Karn), but the
-   * next may wait longer; not longer than it took since the first try, which was answered at last.
-   */
-  stretch(sinceFirst: number): void {
-    this.#first = Math.min(this.#first * 2, sinceFirst + this.#least, this.#most);
-  }
-
-  /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */
-  backOff(): void {
-    this.rto = Math.min(this.rto * 2, this.#most);
-  }
-}
-
 /** A UDP socket for one server. What others send to it is counted, not believed. */
 export class EchoSocket {
   /** Datagrams of others, and those of the server that match nothing that is waited for. */
@@ -240,6 +157,89 @@ export class EchoSocket {
   close(): void {
     this.#closed = true;
     this.#socket.close();
+  }
+}
+
+/**
+ * Step 1c.i: sends one datagram, again and again, until its echo comes (UNP 22.5).
+ * @throws NoAnswerError when no try was answered with the same bytes
+ */
+export async function request(
+  socket: EchoSocket,
+  payload: Uint8Array,
+  { retries = RETRIES, onRetry }: RequestOptions = {},
+): Promise<{ tries: number; ms: number }> {
+  const { timer } = socket;
+  const startedAt = performance.now();
+  const asked = socket.expect(payload);
+  let failure: unknown;
+  timer.restart();
+  try {
+    for (let tries = 1; tries <= retries + 1; tries++) {
+      const sentAt = performance.now();
+      failure = await socket.send(payload).catch((error) => error);
+      if (isTooLong(failure)) throw failure;
+      asked.sent += failure ? 0 : 1;
+      if (await within(timer.rto, asked.echo, () => socket.drain())) {
+        const ms = performance.now() - sentAt;
+        if (asked.sent > 1) timer.stretch(performance.now() - startedAt);
+        else if (!asked.ambiguous) timer.sample(ms);
+        return { tries, ms };
+      }
+      timer.backOff();
+      if (tries <= retries) onRetry?.();
+    }
+    if (asked.sent === 0) throw failure; // else one that cannot be sent is as good as lost
+    throw noAnswer(socket, { tries: retries + 1, startedAt, ...asked });
+  } finally {
+    socket.forget(asked);
+  }
+}
+
+/** The retransmission timer of RFC 6298; times in ms. */
+export class RetransmissionTimer {
+  /** How long to wait for an echo now. */
+  rto: number;
+  readonly #least: number;
+  readonly #most: number;
+  #first: number; // the first wait of each datagram
+  #srtt = NaN;
+  #rttvar = NaN;
+
+  /** Starts with the first wait, before any round trip is known. */
+  constructor(firstRto: number) {
+    this.rto = this.#first = firstRto;
+    this.#least = Math.min(MIN_RTO_MS, firstRto);
+    this.#most = Math.max(MAX_RTO_MS, firstRto);
+  }
+
+  /** For a new datagram: a back-off ends with its datagram, or a lossy line would be a slow one. */
+  restart(): void {
+    this.rto = this.#first;
+  }
+
+  /** A round trip of a datagram that was sent once. */
+  sample(rtt: number): void {
+    if (Number.isNaN(this.#srtt)) [this.#srtt, this.#rttvar] = [rtt, rtt / 2];
+    else {
+      this.#rttvar += (Math.abs(this.#srtt - rtt) - this.#rttvar) / 4;
+      this.#srtt += (rtt - this.#srtt) / 8;
+    }
+    const computed = Math.max(this.#srtt + 4 * this.#rttvar, this.#least);
+    this.rto = this.#first = Math.min(computed, this.#most);
+  }
+
+  /**
+   * After one that was sent again: no sample, as nobody knows which try came back (Karn), but the
+   * next may wait longer; not longer than it took since the first try, which was answered at last.
+   */
+  stretch(sinceFirst: number): void {
+    this.#first = Math.min(this.#first * 2, sinceFirst + this.#least, this.#most);
+  }
+
+  /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */
+  backOff(): void {
+    this.rto = Math.min(this.rto * 2, this.#most);
   }
 }
 
@@ -613,11 +613,8 @@ export async function main(args: string[]): Promise<number> {
   const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
   const name = toHost(flags.host);
   const port = toNumber(["port", flags.port], { min: 1, max: 65_535 });
-  const timeoutSeconds = toNumber(["timeout", flags.timeout], {
-    min: 0.001,
-    max: 3_600,
-    whole: false,
-  });
+  const seconds = { min: 0.001, max: 3_600, whole: false };
+  const timeoutSeconds = toNumber(["timeout", flags.timeout], seconds);
   const retries = toNumber(["retries", flags.retries], { min: 0, max: 1_000 });
   const plan = toProbePlan(flags);
   checkMessages(flags._);
@@ -625,12 +622,12 @@ export async function main(args: string[]): Promise<number> {
   requireNet(`${toPermission(localHost(hostname))}:0`, `${toPermission(hostname)}:${port}`);
   if (!plan && Deno.pid === 1) onSignals(); // which no signal ends by itself
   const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
-  const onTrace = (rung: Rung): void => {
-    prompt.end();
-    stderr.print(formatRung("client", rung));
-  };
-  const server = { hostname, port, timeoutSeconds };
-  const socket = await open(flags.trace ? { ...server, onTrace } : server);
+  const socket = await open({
+    hostname,
+    port,
+    timeoutSeconds,
+    onTrace: flags.trace ? (rung) => prompt.interrupt(() => printRung("client", rung)) : undefined,
+  });
   try {
     if (plan) return await runProbe(socket, { ...flags, ...plan, timeoutSeconds });
     return await talk(socket, { ...flags, prompt, stopWords, retries });
@@ -718,6 +715,7 @@ async function runProbe(
   printSummary(formatCounts(counts), counts, book.times);
   checkInterval(plan.intervalSeconds, counts.sent, book.span.last - book.span.first);
   if (book.failure) warn((book.failure as Error).message);
+  await stdout.flush();
   const intact = counts.echoed === counts.sent && counts.corrupt === 0;
   return intact && !stdout.failed ? 0 : 1;
 }
@@ -891,6 +889,12 @@ class Prompt {
 
   answer(): void {
     this.#unanswered = false;
+  }
+
+  /** Says something below a prompt that nobody answered. */
+  interrupt(say: () => void): void {
+    this.end();
+    say();
   }
 
   /** Ends the line of a prompt that nobody answered. */
@@ -1278,8 +1282,8 @@ function withCalls<T extends object>(socket: T, calls: Record<string | symbol, u
   });
 }
 
-/** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
+/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
+function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -1287,7 +1291,8 @@ function formatRung(side: "client" | "server", { step, call, peer, bytes, note }
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
+  const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
+  stderr.print(line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */

@@ -122,8 +122,8 @@ class Server {
   #copiesOf(datagram: Uint8Array, session: Session): number[] | undefined {
     const { rate = 0 } = this.#options;
     const rounds = this.#loops.count(datagram, session.hash);
-    const copied = this.#options.duplicate ? MAX_DOUBLED : 0; // those die with it
-    if (rounds >= LOOP_ROUNDS - copied) {
+    const doubled = this.#options.duplicate ? MAX_DOUBLED : 0; // copies, which die with it
+    if ((rounds + doubled) % LOOP_ROUNDS <= doubled) {
       const why = `one of ${LOOP_ROUNDS} identical datagrams`;
       return void this.#leaveUnanswered(why, session.peer);
     }
@@ -320,7 +320,7 @@ class LoopGuard {
   readonly #hashes = new Uint32Array(65_536);
   readonly #counts = new Uint32Array(65_536); // sixteenths
 
-  /** Which of the same datagram this is, from 1 to LOOP_ROUNDS. */
+  /** Which of the same datagram this is, from 1; behind 2 × LOOP_ROUNDS comes LOOP_ROUNDS + 1. */
   count(datagram: Uint8Array, peerHash: number): number {
     const { buffer, byteOffset, length } = datagram;
     const whole = length - length % 4;
@@ -329,12 +329,12 @@ class LoopGuard {
     const place = hash >>> 16;
     if (this.#hashes[place] !== hash && this.#counts[place]! > 0) {
       const others = this.#counts[place]!-- >> 4;
-      return Math.min(Math.max(others, 1), LOOP_ROUNDS - MAX_DOUBLED - 2);
+      return others > 1 ? MAX_DOUBLED + 1 : 1; // a loop may be as old as the other
     }
     this.#hashes[place] = hash;
     this.#counts[place]! += 16;
     const rounds = this.#counts[place]! >> 4;
-    if (rounds === LOOP_ROUNDS) this.#counts[place] = 0;
+    if (rounds === 2 * LOOP_ROUNDS) this.#counts[place] = 16 * LOOP_ROUNDS;
     return rounds;
   }
 }
@@ -513,7 +513,7 @@ export async function main(args: string[]): Promise<number> {
     quiet: flags.quiet,
     signal: stopping.signal,
     onEvent: printEvent,
-    onTrace: flags.trace ? (rung) => stderr.print(formatRung("server", rung)) : undefined,
+    onTrace: flags.trace ? (rung) => printRung("server", rung) : undefined,
   });
   await server.finished;
   return 0;
@@ -895,8 +895,8 @@ function withCalls<T extends object>(socket: T, calls: Record<string | symbol, u
   });
 }
 
-/** A rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function formatRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): string {
+/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
+function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -904,7 +904,8 @@ function formatRung(side: "client" | "server", { step, call, peer, bytes, note }
   const text = bytes && escape(JSON.stringify(decoder.decode(bytes.subarray(0, 24))));
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
-  return `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`.trimEnd();
+  const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
+  stderr.print(line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
