@@ -1029,6 +1029,7 @@ const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; m
 const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
 const WRITE_BYTES = 65_536; // at once to stdout or stderr
 const GATHER_MS = 10; // between two such writes: many lines for the price of one
+const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
 const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -1208,6 +1209,7 @@ class Output {
   #dropped = 0; // lines
   #written = 0; // times
   #writtenAt = -Infinity; // ms
+  #toldAt = -Infinity; // ms: that lines were dropped
   #writing: Promise<void> | undefined;
 
   constructor(readonly name: "stdout" | "stderr") {
@@ -1226,8 +1228,8 @@ class Output {
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
       if (pause > 0 && this.#waiting.length < WRITE_BYTES) await sleep(pause);
-      const [text, dropped] = [this.#waiting, this.#dropped];
-      [this.#waiting, this.#dropped] = ["", 0];
+      const text = this.#waiting;
+      this.#waiting = "";
       try {
         for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
           await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
@@ -1238,8 +1240,8 @@ class Output {
         if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
         this.failed = true;
       }
-      if (dropped > 0) warn(`${this.name} is read too slowly: ${plural(dropped, "line")} dropped`);
       this.#writtenAt = performance.now();
+      if (this.#writtenAt - this.#toldAt > TELL_DROPPED_MS) this.#tellDropped();
     }
     this.#writing = undefined;
   }
@@ -1250,10 +1252,17 @@ class Output {
       before = this.#written;
       await Promise.race([this.#writing, sleep(FLUSH_MS)]);
     }
+    if (this.#waiting === "") return this.#tellDropped();
     const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    if (lost > 0) {
-      stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
-    }
+    stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+  }
+
+  #tellDropped(): void {
+    if (this.#dropped === 0) return;
+    this.#toldAt = performance.now();
+    const dropped = plural(this.#dropped, "line");
+    this.#dropped = 0;
+    warn(`${this.name} is read too slowly: ${dropped} dropped`);
   }
 }
 
