@@ -1,6 +1,8 @@
 /**
- * `tcp_client.ts`: its exported `connect` and `converse`, and the process, against `tcp_server.ts`
- * and against servers that do what servers should not.
+ * `tcp_client.ts` once it is connected: its exported `converse`, and the process, against
+ * `tcp_server.ts` and against servers that do what servers should not. How it connects is in
+ * `tcp_client_connect_test.ts`, how it probes in `tcp_probe_test.ts`, what a person sees in
+ * `tcp_client_terminal_test.ts`.
  *
  * @module
  */
@@ -13,19 +15,15 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { connect, converse, EchoError } from "../tcp_client.ts";
-import { serve, type ServeOptions } from "../tcp_server.ts";
 import {
   assertSameBytes,
   type Bytes,
   collector,
   decode,
   encode,
-  freePort,
-  hasIpv6,
   hasTool,
   LIMIT,
   pieces,
-  PTY,
   readExactly,
   readToEnd,
   resetServer,
@@ -33,34 +31,15 @@ import {
   runScript,
   seededRandom,
   spawn,
+  unless,
   writeAll,
 } from "./_helpers.ts";
+import { assertOneLine, aWhile, start } from "./_tcp.ts";
 
-const LINUX = Deno.build.os === "linux";
-const WINDOWS = Deno.build.os === "windows";
-const HAS_PTY = hasTool("python3", "-c", "import pty");
-const HAS_SOCAT = hasTool("socat", "-V");
+const NO_SOCAT = !hasTool("socat", "-V") && "no socat here";
+const NO_SHELL = Deno.build.os === "windows" && "no sh here";
 
 type Talk = (conn: Deno.TcpConn) => Promise<void>;
-
-/** A server in this process, and the client's arguments to reach it. */
-function start(options: ServeOptions = {}): AsyncDisposable & { port: number; to: string[] } {
-  const server = serve({ port: 0, ...options });
-  const { port } = server.addr;
-  return { ...server, port, to: ["--port", `${port}`] };
-}
-
-/** Time that passes: until a server that closes the silent has closed one. */
-async function aWhile(): Promise<void> {
-  await using server = start({ idleSeconds: 0.5 });
-  using conn = await Deno.connect({ port: server.port });
-  await readToEnd(conn);
-}
-
-/** One line of the client, without its end. */
-function assertOneLine(stderr: string): void {
-  assertMatch(stderr, /^tcp_client: [^\n]+\n$/);
-}
 
 Deno.test("arguments: each is sent as a line, the echoes are printed, done", LIMIT, async (t) => {
   await using server = start({ stopWords: [] });
@@ -109,9 +88,8 @@ Deno.test("a pipe: stdout is what was sent, byte for byte", LIMIT, async (t) => 
 });
 
 Deno.test({
-  name: `a pipe, to an independent echo server${HAS_SOCAT ? "" : " (ignored: no socat here)"}`,
+  ...unless(NO_SOCAT, "a pipe, to an independent echo server"),
   ...LIMIT,
-  ignore: !HAS_SOCAT,
   fn: async () => {
     const stdin = seededRandom().bytes(4 * 1_048_576);
     const args = ["-d", "-d", "TCP-LISTEN:0,bind=127.0.0.1", "EXEC:cat"];
@@ -316,6 +294,33 @@ Deno.test("an echo that is not what was sent: exit 1, and what is wrong", LIMIT,
       says: ["2 bytes too many"],
     },
     {
+      name: "one byte less",
+      talk: async (conn) => await writeAll(conn, (await readToEnd(conn)).subarray(0, -1)),
+      says: ["1 byte was not echoed (of 12)"],
+    },
+    {
+      name: "one byte more",
+      talk: async (conn) => await writeAll(conn, `${decode(await readToEnd(conn))}!`),
+      says: ["1 byte too many"],
+    },
+    {
+      name: "200,000 bytes more, in many reads",
+      talk: async (conn) => {
+        await writeAll(conn, `${decode(await readToEnd(conn))}${"!".repeat(200_000)}`);
+      },
+      says: ["200000 bytes too many"],
+    },
+    {
+      name: "each line twice",
+      talk: async (conn) => {
+        const bytes = await readExactly(conn, 12);
+        await writeAll(conn, bytes);
+        await writeAll(conn, bytes);
+        await readToEnd(conn);
+      },
+      says: ["12 bytes too many"],
+    },
+    {
       name: "bytes that nobody asked for",
       talk: async (conn) => {
         await writeAll(conn, "welcome");
@@ -366,6 +371,12 @@ Deno.test("an echo that is not what was sent: exit 1, and what is wrong", LIMIT,
       says: ["connection reset", "6 bytes were not echoed (of 12)"],
     },
     {
+      name: "a reset at a moment when nothing is owed",
+      server: () => resetServer(12, 12),
+      open: true,
+      says: ["connection reset", "before the end of the input"],
+    },
+    {
       name: "no answer",
       talk: async (conn) => void await readToEnd(conn),
       args: ["--timeout", "0.2"],
@@ -380,11 +391,18 @@ Deno.test("an echo that is not what was sent: exit 1, and what is wrong", LIMIT,
       says: ["0.2 s", " bytes were not echoed (of "],
     },
     {
+      name: "no echo is expected, but it does not even read",
+      talk: async () => await new Promise<void>((resolve) => onceGone = resolve),
+      args: ["--no-echo", "--timeout", "0.5"],
+      stdin: new Uint8Array(16_777_216),
+      says: ["nothing is taken", "0.5 s"],
+    },
+    {
       name: "a close while the input is open, though nothing is owed",
       talk: async (conn) => await writeAll(conn, await readExactly(conn, 12)),
       open: true,
       stdout: text,
-      says: ["closed the connection"],
+      says: ["closed the connection", "before the end of the input"],
     },
     {
       name: "a close after a stop word, under --no-stop",
@@ -523,69 +541,6 @@ Deno.test("--timeout counts only where an echo is owed", LIMIT, async (t) => {
   });
 });
 
-Deno.test({
-  name: `--timeout bounds the connect${LINUX ? "" : " (ignored: its full backlog is Linux's)"}`,
-  ...LIMIT,
-  ignore: !LINUX,
-  fn: async () => {
-    const options = { hostname: "127.0.0.1", port: 0, tcpBacklog: 1 }; // undeclared, but it works
-    using listener = Deno.listen(options);
-    const { port } = listener.addr;
-    const waiting = [await Deno.connect({ port }), await Deno.connect({ port })]; // it is full
-    const args = ["--port", `${port}`, "--timeout", "0.2", "hello"];
-    const { code, stdout, stderr } = await runScript("tcp_client.ts", args);
-    assertEquals([code, stdout], [1, ""]);
-    assertMatch(stderr, /^tcp_client: cannot connect to 127\.0\.0\.1:\d+: no answer .*0\.2 s.*\n$/);
-    for (const conn of waiting) conn.close();
-  },
-});
-
-Deno.test("--wait keeps trying until the server is up", LIMIT, async (t) => {
-  await t.step("connect", async () => {
-    const port = freePort();
-    const connecting = connect({ port, waitSeconds: 20 });
-    await assertRejects(() => Deno.connect({ port }), Deno.errors.ConnectionRefused); // its first try too
-    await using _server = serve({ port });
-    using conn = await connecting;
-    assertEquals(conn.remoteAddr.port, port);
-  });
-
-  await t.step("the process", async () => {
-    const port = freePort();
-    await using client = spawn("tcp_client.ts", ["--port", `${port}`, "--wait", "20", "hello"]);
-    await using _server = spawn("tcp_server.ts", ["--port", `${port}`]);
-    const { code, stdout, stderr } = await client.finish();
-    assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
-  });
-
-  await t.step("but no longer than it is told", async () => {
-    const port = freePort();
-    const error = await connect({ port, waitSeconds: 0.2 }).catch((error) => error);
-    assertMatch(error.message, /^cannot connect to 127\.0\.0\.1:\d+: connection refused/);
-    assert(error.cause instanceof Deno.errors.ConnectionRefused);
-  });
-});
-
-const ALONE = "ip link set lo up && echo 40000 40000 > /proc/sys/net/ipv4/ip_local_port_range";
-const CAN_BE_ALONE = hasTool("unshare", "-rn", "sh", "-c", ALONE);
-
-Deno.test({
-  name: `a connection to itself is no server${
-    CAN_BE_ALONE ? "" : " (ignored: no network namespace with one local port here)"
-  }`,
-  ...LIMIT,
-  ignore: !CAN_BE_ALONE,
-  fn: async () => {
-    // In a network of its own with one local port, the first try is from that port to itself.
-    const via = ["unshare", "-rn", "sh", "-c", `${ALONE} && exec "$@"`, "sh"];
-    const args = ["--port", "40000", "hello"];
-    const { code, stdout, stderr } = await runScript("tcp_client.ts", args, { via });
-    assertEquals([code, stdout], [1, ""]);
-    assertOneLine(stderr);
-    assertStringIncludes(stderr, "cannot connect to 127.0.0.1:40000: connection refused");
-  },
-});
-
 Deno.test(
   "a server that is killed ends a waiting client at once, exit 1, one line",
   LIMIT,
@@ -603,39 +558,6 @@ Deno.test(
   },
 );
 
-Deno.test("names and addresses", LIMIT, async (t) => {
-  for (const host of ["localhost", "::1"]) {
-    const ignore = host === "::1" && !hasIpv6();
-    await t.step({
-      name: ignore ? `${host} (ignored: no IPv6 loopback here)` : host,
-      ignore,
-      fn: async () => {
-        await using server = start({ hostname: host });
-        const args = ["--host", host, ...server.to, "hello"];
-        const { code, stdout, stderr } = await runScript("tcp_client.ts", args);
-        assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
-      },
-    });
-  }
-});
-
-Deno.test("the first signal ends it at once", LIMIT, async (t) => {
-  for (const [signal, expected] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
-    await t.step({
-      name: WINDOWS ? `${signal} (ignored: Windows has no signals)` : `${signal}: ${expected}`,
-      ignore: WINDOWS,
-      fn: async () => {
-        await using server = start();
-        await using client = spawn("tcp_client.ts", server.to);
-        await client.write("hello\n");
-        assertEquals(await client.nextLine(), "hello");
-        const { code, stderr } = await client.stop(signal);
-        assertEquals([code, stderr], [expected, ""]);
-      },
-    });
-  }
-});
-
 Deno.test("a closed stdout ends it quickly and quietly", LIMIT, async () => {
   await using server = start();
   await using client = spawn("tcp_client.ts", server.to);
@@ -651,78 +573,224 @@ Deno.test("--json prints one object a line, safe to see", LIMIT, async () => {
   await using server = start();
   const { code, stdout } = await runScript("tcp_client.ts", [...server.to, "--json", "\x1b[31m"]);
   assertEquals(code, 0);
-  assertEquals(stdout, '{"event":"echo","bytes":6,"text":"\\u001b[31m\\n"}\n');
+  const { time, ...event } = JSON.parse(stdout);
+  assertEquals(event, { event: "echo", bytes: 5, text: "\x1b[31m" });
+  assertEquals(stdout, `{"time":"${time}","event":"echo","bytes":5,"text":"\\u001b[31m"}\n`);
+});
+
+Deno.test(
+  "--json: a line ends with LF or CRLF, and neither is of its text or bytes",
+  LIMIT,
+  async (t) => {
+    type Echo = { bytes: number; text: string; more?: number };
+    const rows: [name: string, input: string | Bytes, Echo[]][] = [
+      ["LF", "Hello\n", [{ bytes: 5, text: "Hello" }]],
+      ["CRLF", "Hello\r\n", [{ bytes: 5, text: "Hello" }]],
+      ["empty", "\r\n\n", [{ bytes: 0, text: "" }, { bytes: 0, text: "" }]],
+      ["CR alone", "a\rb\r", [{ bytes: 4, text: "a\rb\r" }]],
+      ["1,000 and CRLF", `${"x".repeat(1_000)}\r\n`, [{ bytes: 1_000, text: "x".repeat(1_000) }]],
+      [
+        "1,001 and CRLF",
+        `${"x".repeat(1_001)}\r\n`,
+        [{ bytes: 1_001, text: "x".repeat(1_000), more: 1 }],
+      ],
+      [
+        "a character that is not whole, at the very end",
+        Uint8Array.of(0x61, 0xe2, 0x82),
+        [{ bytes: 3, text: "a\ufffd" }],
+      ],
+    ];
+    await using server = start({ stopWords: [] });
+    for (const [name, stdin, expected] of rows) {
+      await t.step(name, async () => {
+        const { code, stdout, stderr } = await runScript(
+          "tcp_client.ts",
+          [...server.to, "--json"],
+          {
+            stdin,
+          },
+        );
+        assertEquals([code, stderr], [0, ""]);
+        const events = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+        const wanted = expected.map((echo, i) => ({
+          time: events[i]?.time,
+          event: "echo",
+          ...echo,
+        }));
+        assertEquals(events, wanted);
+      });
+    }
+
+    await t.step("byte by byte", async () => {
+      await using slow = rudeServer(async (conn) => {
+        for (const byte of await readExactly(conn, 14)) await writeAll(conn, Uint8Array.of(byte));
+      });
+      const args = ["--port", `${slow.port}`, "--json"];
+      const { stdout } = await runScript("tcp_client.ts", args, { stdin: "Hello\r\nworld\r\n" });
+      assertEquals(
+        stdout.trimEnd().split("\n").map((line) => JSON.parse(line).text),
+        ["Hello", "world"],
+      );
+    });
+  },
+);
+
+Deno.test("a stop word is to the client what it is to the server", LIMIT, async (t) => {
+  const lines = [
+    "stop\n",
+    "exit\r\n",
+    "\v\f\t stop\v\f\t \r\n",
+    `stop${" ".repeat(996)}\n`, // 1,000 bytes
+    `stop${" ".repeat(996)}\r\n`,
+    `stop${" ".repeat(997)}\n`,
+    `hello\n${" ".repeat(997)}stop\r\n`,
+    "stop\u3000\n",
+    "\u00a0stop\n",
+    "\ufeffstop\n",
+    "st\u00adop\n",
+    "stop\0\n",
+    "STOP\n",
+    "\n",
+  ];
+  for (const line of lines) {
+    await t.step(`${JSON.stringify(line.trimEnd())}, ${line.length} characters`, async () => {
+      await using server = start();
+      using conn = await server.connect();
+      await writeAll(conn, line);
+      await conn.closeWrite();
+      await readToEnd(conn);
+      conn.close();
+      const isStop = (await server.log.wait("close")).reason === "stop";
+
+      const length = encode(line).length;
+      await using closing = rudeServer(async (conn) => {
+        await writeAll(conn, await readExactly(conn, length));
+      });
+      using client = await connect({ port: closing.port });
+      const input = new ReadableStream<Uint8Array>({ start: (c) => c.enqueue(encode(line)) }); // open
+      const outcome = await converse(client, input, collector().output).catch((error) => error);
+      if (isStop) assertEquals(outcome.echoed, length);
+      else assert(outcome instanceof EchoError, `the client takes it for a stop word`);
+    });
+  }
+});
+
+Deno.test("input behind the stop word that was not sent is told: exit 1", LIMIT, async (t) => {
+  await t.step("it comes when the server has closed", async () => {
+    await using server = start();
+    using conn = await connect({ port: server.port });
+    let input: ReadableStreamDefaultController<Uint8Array>;
+    const stream = new ReadableStream<Uint8Array>({ start: (c) => void (input = c) });
+    const read = conn.read.bind(conn);
+    conn.read = async (buffer) => {
+      const size = await read(buffer);
+      if (size === null) setTimeout(() => input.enqueue(encode("more\n"))); // now it is too late
+      return size;
+    };
+    const conversation = converse(conn, stream, collector().output);
+    input!.enqueue(encode("stop\n"));
+    await assertRejects(
+      () => conversation,
+      EchoError,
+      "input behind the stop word was not sent",
+    );
+  });
+
+  await t.step("the process", async () => {
+    await using server = start();
+    await using client = spawn("tcp_client.ts", server.to);
+    await client.write("stop\n");
+    assertEquals(await client.nextLine(), "stop");
+    await client.write("more\n");
+    const { code, stderr } = await client.finish();
+    assertEquals(code, 1);
+    assertOneLine(stderr); // it was sent behind the server's last read, or not at all
+    assertMatch(stderr, /input behind the stop word was not sent|5 bytes were not echoed/);
+  });
+});
+
+Deno.test("an error that Deno does not know is an EchoError, in words", LIMIT, async (t) => {
+  for (const call of ["read", "write"] as const) {
+    await t.step(call, async () => {
+      await using server = start();
+      using conn = await connect({ port: server.port });
+      const { [call]: real } = conn;
+      let count = 0;
+      const fail = (bytes: Uint8Array): Promise<number | null> => {
+        if (call === "read" && count++ === 0) return real.call(conn, bytes);
+        return Promise.reject(new Error("Network is down (os error 100)"));
+      };
+      Object.defineProperty(conn, call, { value: fail });
+      const input = new ReadableStream<Uint8Array>({ start: (c) => c.enqueue(encode("hello\n")) });
+      const outcome = converse(conn, input, collector().output, { timeoutSeconds: 1 });
+      const error = await outcome.catch((error) => error);
+      assert(error instanceof EchoError, `${error}`);
+      assert(!/os error/.test(error.message), error.message);
+    });
+  }
 });
 
 Deno.test({
-  name: `at a terminal${HAS_PTY ? "" : " (ignored: no python3 with a pty here)"}`,
+  ...unless(NO_SHELL, "stdin and stderr that cannot be used"),
   ...LIMIT,
-  ignore: !HAS_PTY,
   fn: async (t) => {
-    const via = PTY;
+    await using server = start();
+    const sh = (script: string): string[] => ["sh", "-c", script, "sh"];
 
-    await t.step("a prompt, a line at a time, Ctrl-D ends it", async () => {
-      await using server = start();
-      await using client = spawn("tcp_client.ts", server.to, { via });
-      assertEquals(await client.stdout.until("> "), "> ");
-      for (const sentence of ["hello", "", "Grüße"]) {
-        await client.write(`${sentence}\n`);
-        const shown = await client.stdout.until("> ");
-        assertEquals(shown, `${sentence}\r\n${sentence}\r\n> `); // typed, then echoed
-      }
-      await client.write("\x04");
-      const { code, stdout } = await client.finish();
-      assertEquals([code, stdout], [0, "\r\n"]);
+    await t.step("a directory as stdin", async () => {
+      const via = sh('exec "$@" < /');
+      const { code, stderr } = await runScript("tcp_client.ts", server.to, { via });
+      assertEquals([code, stderr], [1, "tcp_client: cannot read stdin: is a directory\n"]);
     });
 
-    await t.step("the stop word ends it, without another prompt", async () => {
-      await using server = start();
-      await using client = spawn("tcp_client.ts", server.to, { via });
-      await client.stdout.until("> ");
-      await client.write("stop\n");
-      const { code, stdout } = await client.finish();
-      assertEquals([code, stdout], [0, "stop\r\nstop\r\n"]);
+    await t.step("arguments that are no UTF-8", async () => {
+      const via = sh(`exec "$@" "$(printf '\\377\\376')"`);
+      const { code, stdout, stderr } = await runScript("tcp_client.ts", server.to, { via });
+      assertEquals([code, stdout], [2, ""]);
+      assertOneLine(stderr);
+      assertStringIncludes(stderr, "pipe");
     });
 
-    await t.step("Ctrl-C ends it: 130", async () => {
-      await using server = start();
-      await using client = spawn("tcp_client.ts", server.to, { via });
-      await client.stdout.until("> ");
-      await client.write("\x03");
-      assertEquals((await client.finish()).code, 130);
-    });
-
-    await t.step("the server's end is noticed while the person types", async () => {
-      await using server = spawn("tcp_server.ts", ["--port", "0"]);
-      const port = await server.port();
-      await using client = spawn("tcp_client.ts", ["--port", `${port}`], { via });
-      await client.stdout.until("> ");
-      await client.write("half a sen");
-      await client.stdout.until("half a sen");
-      server.kill("SIGKILL");
-      const { code, stdout } = await client.finish();
-      assertEquals(code, 1);
-      assertMatch(stdout, /^\r\ntcp_client: [^\n]*127\.0\.0\.1:\d+[^\n]*\r\n$/);
-    });
-
-    await t.step("nothing that comes back can steer it", async () => {
-      await using server = start();
-      const words = ["\x1b]0;title\x07", "\x9b31m\u202e\u2028", "\x7f Grüße 你好"];
-      const { code, stdout } = await runScript("tcp_client.ts", [...server.to, ...words], { via });
-      assertEquals(code, 0);
-      const lines = ["\\u{1b}]0;title\\u{7}", "\\u{9b}31m\\u{202e}\\u{2028}", "\\u{7f} Grüße 你好"];
-      assertEquals(stdout, lines.map((line) => `${line}\r\n`).join(""));
-    });
-
-    await t.step("a character in two pieces is one, a broken one is U+FFFD", async () => {
-      await using server = rudeServer(async (conn) => {
-        const bytes = await readToEnd(conn);
-        await writeAll(conn, bytes.subarray(0, 2)); // within the first character
-        await conn.write(bytes.subarray(2));
-      });
-      const args = ["--port", `${server.port}`, "你\ud800"];
+    await t.step("a full disk under stderr: --trace, and all is echoed", async () => {
+      const via = sh('exec "$@" 2> /dev/full');
+      const args = [...server.to, "--trace", "hello"];
       const { code, stdout } = await runScript("tcp_client.ts", args, { via });
-      assertEquals([code, stdout], [0, "你\ufffd\r\n"]);
+      assertEquals([code, stdout], [0, "hello\n"]);
     });
   },
+});
+
+Deno.test(
+  "--trace, and nobody reads stderr: nothing is held up, a signal neither",
+  LIMIT,
+  async () => {
+    await using server = start({ quiet: true });
+    await using client = spawn("tcp_client.ts", [...server.to, "--trace"]);
+    for (let i = 0; i < 2_000; i++) { // a rung each way, of some 60 bytes
+      await client.write("hello\n");
+      assertEquals(await client.nextLine(), "hello");
+    }
+    if (Deno.build.os === "windows") return;
+    client.kill("SIGINT");
+    assertEquals((await client.status).signal, "SIGINT");
+  },
+);
+
+Deno.test("--trace: no time behind an echo that is not of its own bytes", LIMIT, async () => {
+  // The first echo comes when two writes are out: whose time is it?
+  await using server = rudeServer(async (conn) => {
+    const bytes = await readExactly(conn, 12);
+    await writeAll(conn, bytes.subarray(0, 6));
+    await writeAll(conn, bytes.subarray(6));
+  });
+  const args = ["--port", `${server.port}`, "--trace"];
+  await using client = spawn("tcp_client.ts", args);
+  await client.write("first\n");
+  await client.stderr.until("write(6)");
+  await client.write("later\n");
+  await client.end();
+  const { stderr } = await client.finish();
+  const reads = stderr.split("\n").filter((line) => line.includes("read() = "));
+  assert(reads.length > 0);
+  for (const line of reads) assertEquals(line.match(/\d ms/g)?.length, 1, line); // since the start
 });
