@@ -26,7 +26,8 @@ const BUFFER_BYTES = 4_096; // a connection, so that 10,000 idle ones fit in 150
 const LARGE_BUFFER_BYTES = 65_536; // one that has more to say: a sixteenth of the calls
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
 const LINES_AT_ONCE = 256; // of one connection: a read may bring 65,536
-const TURN_MS = 5; // of lines, before the sockets of others are read
+const LINES_TURN_MS = 5; // of taking lines, before all sockets are looked at
+const BULK_TURN_MS = 50; // of full flow: else, of hundreds that flow, some would wait for seconds
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
 const SWEEP_MS = 100; // between two looks for who is silent
 const GRACE_SWEEPS = 50; // 5 s for a client to take its last echoes and close
@@ -107,8 +108,9 @@ class Server {
           if (echo) await connection.writeAll(received.subarray(at, end));
           at = end;
           if (stops) this.#halfClose(connection, "stop");
-          else if (at < size) await this.#giveTurn();
+          else if (at < size) await this.#giveTurn(LINES_TURN_MS);
         }
+        if (size > BUFFER_BYTES) await this.#giveTurn(BULK_TURN_MS);
         if (size === BUFFER_BYTES) buffer = new Uint8Array(LARGE_BUFFER_BYTES);
         else if (size < LARGE_BUFFER_BYTES / 4) buffer = small;
       }
@@ -178,8 +180,8 @@ class Server {
   }
 
   /** From time to time the sockets of others are read; a timer lets that be, an immediate not. */
-  #giveTurn(): Promise<void> | undefined {
-    if (this.#turn || performance.now() - this.#turnEndedAt < TURN_MS) return this.#turn;
+  #giveTurn(afterMs: number): Promise<void> | undefined {
+    if (this.#turn || performance.now() - this.#turnEndedAt < afterMs) return this.#turn;
     return this.#turn = sleep(0).then(() => {
       this.#turnEndedAt = performance.now();
       this.#turn = undefined;
