@@ -1,0 +1,129 @@
+/**
+ * What the tests of `udp_server.ts` share: a server in this process with its events, and a socket
+ * without a network.
+ *
+ * @module
+ */
+
+import { type EchoServer, serve, type ServeOptions, type ServerEvent } from "../udp_server.ts";
+import { encode, EventLog, type Program } from "./_helpers.ts";
+
+/** A server in this process, and its events. */
+export type Server = EchoServer & { port: number; log: EventLog<ServerEvent> };
+
+/** A server in this process, and its events. */
+export function start(options: ServeOptions = {}, serveWith: typeof serve = serve): Server {
+  const log = new EventLog<ServerEvent>();
+  const server = serveWith({ port: 0, ...options, onEvent: log.add });
+  return { ...server, port: server.addr.port, log };
+}
+
+/** The next sentence that a server prints, without its peer. */
+export async function nextSentence(server: Program): Promise<string> {
+  while (true) {
+    const [, sentence] = /^\[127\.0\.0\.1:\d+\] (.*)$/s.exec(await server.nextLine()) ?? [];
+    if (sentence !== undefined) return sentence;
+  }
+}
+
+/** The last line of an output. */
+export function lastLine(text: string): string {
+  return text.trimEnd().split("\n").at(-1)!;
+}
+
+/** `127.0.0.1:12000` */
+export function shown({ hostname, port }: Deno.NetAddr): string {
+  return `${hostname}:${port}`;
+}
+
+/** An address of a peer that is not there. */
+export function address(hostname: string, port: number): Deno.NetAddr {
+  return { transport: "udp", hostname, port };
+}
+
+const COMPACT_AFTER = 16_384; // datagrams taken from a queue that is never empty
+
+/** A socket without a network: datagrams from any address, at the speed of memory. */
+export class FakeSocket {
+  readonly addr = address("127.0.0.1", 12_000);
+  /** What is sent goes here. */
+  onSend: (bytes: Uint8Array, to: Deno.NetAddr) => void | Promise<void> = () => {};
+  /** Called with each datagram that the server takes. */
+  onReceive: (from: Deno.NetAddr) => void = () => {};
+  closed = false;
+  #waiting: [Uint8Array, Deno.NetAddr][] = [];
+  #taken = 0; // of those; a shift of each would take its time
+  #failure: Error | undefined;
+  #wake = (): void => {};
+  #idle = Promise.withResolvers<void>();
+
+  /** A datagram that comes in. */
+  deliver(data: string | Uint8Array, from: Deno.NetAddr): void {
+    this.#waiting.push([typeof data === "string" ? encode(data) : data.slice(), from]);
+    this.#wake();
+  }
+
+  /** The next receive fails. */
+  fail(error: Error): void {
+    this.#failure = error;
+    this.#wake();
+  }
+
+  /** Waits until the server has taken all that came, and waits for more. */
+  async idle(): Promise<void> {
+    if (this.#taken < this.#waiting.length) this.#idle = Promise.withResolvers();
+    await this.#idle.promise;
+  }
+
+  /** As of `Deno.DatagramConn`. */
+  async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
+    while (this.#taken === this.#waiting.length && !this.#failure) {
+      [this.#waiting, this.#taken] = [[], 0];
+      this.#idle.resolve();
+      if (this.closed) throw new Deno.errors.BadResource("Bad resource ID");
+      await new Promise<void>((resolve) => this.#wake = resolve);
+    }
+    if (this.#failure) {
+      const error = this.#failure;
+      this.#failure = undefined;
+      throw error;
+    }
+    const [bytes, from] = this.#waiting[this.#taken++]!;
+    if (this.#taken === COMPACT_AFTER) {
+      this.#waiting.splice(0, this.#taken);
+      this.#taken = 0;
+    }
+    buffer.set(bytes);
+    this.onReceive(from);
+    return [buffer.subarray(0, bytes.length), from];
+  }
+
+  /** As of `Deno.DatagramConn`. */
+  async send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
+    if (this.closed) throw new Deno.errors.BadResource("Bad resource ID");
+    await this.onSend(bytes, to as Deno.NetAddr);
+    return bytes.length;
+  }
+
+  /** As of `Deno.DatagramConn`. */
+  close(): void {
+    this.closed = true;
+    this.#wake();
+  }
+}
+
+/** A server on a fake socket. */
+export function startFake(
+  options: ServeOptions = {},
+  serveWith: typeof serve = serve,
+): Server & { socket: FakeSocket } {
+  const real = Deno.listenDatagram;
+  const socket = new FakeSocket();
+  const deno = Deno as { listenDatagram: unknown };
+  deno.listenDatagram = () => socket;
+  try {
+    return { ...start(options, serveWith), socket };
+  } finally {
+    deno.listenDatagram = real;
+  }
+}
