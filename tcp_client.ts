@@ -442,7 +442,7 @@ export async function main(args: string[]): Promise<number> {
       interval: "1",
       size: "64",
     },
-    unknown: (arg, name) => name === undefined || refuse(arg, args),
+    unknown: (arg: string, name?: string) => name === undefined || refuse(arg, args),
   });
   if (flags.help || flags.version) {
     console.log(flags.help ? HELP : `${NAME} ${VERSION}`);

@@ -401,7 +401,7 @@ export async function main(args: string[]): Promise<number> {
       idle: "0",
       "max-connections": `${MAX_CONNECTIONS}`,
     },
-    unknown: (arg) => refuse(arg, args),
+    unknown: (arg: string) => refuse(arg, args),
   });
   if (flags.help || flags.version) {
     console.log(flags.help ? HELP : `${NAME} ${VERSION}`);

@@ -319,6 +319,7 @@ export async function converse(
     for (let line; (line = (await reader.read()).value);) {
       if (line.length === 0) continue; // behind the last line end
       const sentence = withoutLineEnd(line);
+      if (sentence.length > socket.mostBytes) throw tooLong(sentence, socket.mostBytes);
       totals.sent++;
       try {
         if (echo) await request(socket, sentence, options);
@@ -349,37 +350,31 @@ export async function converse(
   return totals;
 }
 
-/** The lines of `input` with their ends. @throws Error for one that fits in no datagram */
+/** The lines of `input` with their ends. One that is too long is cut, and ends the input. */
 async function linesOf(
   input: ReadableStream<Uint8Array>,
   mostBytes: number,
 ): Promise<ReadableStream<Uint8Array>> {
   // Not at the top: it would take a tenth of the time in which the script starts.
   const { DelimiterStream } = await import("jsr:@std/streams@^1.1.2/delimiter-stream");
-  let length = 0; // of a line that goes on
-  const refuse = (bytes: string): Error =>
-    new Error(`a sentence of ${bytes} is refused: a datagram holds ${mostBytes} at most`);
-  return input
-    .pipeThrough(
-      new TransformStream<Uint8Array, Uint8Array>({
-        transform(chunk, controller): void {
-          const end = chunk.lastIndexOf(0x0a);
-          length = end < 0 ? length + chunk.length : chunk.length - end - 1;
-          controller.enqueue(chunk);
-          if (length > mostBytes + 1) throw refuse(`${length} bytes or more`); // it may never end
-        },
-      }),
-    )
-    .pipeThrough(new DelimiterStream(Uint8Array.of(0x0a), { disposition: "suffix" }))
-    .pipeThrough(
-      new TransformStream<Uint8Array, Uint8Array>({
-        transform(line, controller): void {
-          const { length } = withoutLineEnd(line);
-          if (length > mostBytes) throw refuse(`${length} bytes`);
-          controller.enqueue(line);
-        },
-      }),
-    );
+  let length = 0; // of a line that goes on: DelimiterStream would gather it without end
+  const guard = new TransformStream<Uint8Array, Uint8Array>({
+    transform(chunk, controller): void {
+      const end = chunk.lastIndexOf(0x0a);
+      length = end < 0 ? length + chunk.length : chunk.length - end - 1;
+      controller.enqueue(chunk);
+      if (length > mostBytes + 1) controller.terminate();
+    },
+  });
+  const lineEnd = Uint8Array.of(0x0a);
+  return input.pipeThrough(guard)
+    .pipeThrough(new DelimiterStream(lineEnd, { disposition: "suffix" }));
+}
+
+/** Names a sentence that fits in no datagram. It may go on: it was cut as soon as it was too long. */
+function tooLong({ length }: Uint8Array, mostBytes: number): Error {
+  const bytes = `${length} bytes or more`;
+  return new Error(`a sentence of ${bytes} is refused: a datagram holds ${mostBytes} at most`);
 }
 
 /** Whether there is input behind a stop word, if only on its way. */
@@ -604,7 +599,7 @@ export async function main(args: string[]): Promise<number> {
       interval: "1",
       size: "64",
     },
-    unknown: (arg, name) => name === undefined || refuse(arg, args),
+    unknown: (arg: string, name?: string) => name === undefined || refuse(arg, args),
   });
   if (flags.help || flags.version) {
     console.log(flags.help ? HELP : `${NAME} ${VERSION}`);

@@ -475,7 +475,7 @@ export async function main(args: string[]): Promise<number> {
       duplicate: "0",
       delay: "0",
     },
-    unknown: (arg) => refuse(arg, args),
+    unknown: (arg: string) => refuse(arg, args),
   });
   if (flags.help || flags.version) {
     console.log(flags.help ? HELP : `${NAME} ${VERSION}`);
