@@ -1,0 +1,413 @@
+/**
+ * How `tcp_client.ts` connects, and how it gives up: its exported `connect`, and the process.
+ *
+ * @module
+ */
+
+import {
+  assert,
+  assertEquals,
+  assertLess,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { connect } from "../tcp_client.ts";
+import { serve } from "../tcp_server.ts";
+import {
+  fileUrl,
+  freePort,
+  hasIpv6,
+  hasTool,
+  LIMIT,
+  Program,
+  readExactly,
+  readToEnd,
+  runScript,
+  spawn,
+  unless,
+  writeAll,
+} from "./_helpers.ts";
+import { makeNetwork } from "./_faults.ts";
+import { assertOneLine, start } from "./_tcp.ts";
+
+const LINUX = Deno.build.os === "linux";
+const WINDOWS = Deno.build.os === "windows";
+const NO_SIGNALS = WINDOWS && "Windows has no signals";
+const NO_NETWORKS = !hasTool("unshare", "-n", "ip", "link") && "needs root on Linux, and ip";
+const NO_MOUNTS = !hasTool("unshare", "-mn", "ip", "link") && "needs root on Linux, and ip";
+
+Deno.test({
+  ...unless(!LINUX && "its full backlog is Linux's", "--timeout bounds the connect"),
+  ...LIMIT,
+  fn: async () => {
+    const options = { hostname: "127.0.0.1", port: 0, tcpBacklog: 1 }; // undeclared, but it works
+    using listener = Deno.listen(options);
+    const { port } = listener.addr;
+    const waiting = [await Deno.connect({ port }), await Deno.connect({ port })]; // it is full
+    const args = ["--port", `${port}`, "--timeout", "0.2", "hello"];
+    const { code, stdout, stderr } = await runScript("tcp_client.ts", args);
+    assertEquals([code, stdout], [1, ""]);
+    assertMatch(stderr, /^tcp_client: cannot connect to 127\.0\.0\.1:\d+: no answer .*0\.2 s.*\n$/);
+    for (const conn of waiting) conn.close();
+  },
+});
+
+Deno.test("--wait keeps trying until the server is up", LIMIT, async (t) => {
+  await t.step("connect", async () => {
+    const port = freePort();
+    const connecting = connect({ port, waitSeconds: 20 });
+    await assertRejects(() => Deno.connect({ port }), Deno.errors.ConnectionRefused); // its first try too
+    await using _server = serve({ port });
+    using conn = await connecting;
+    assertEquals(conn.remoteAddr.port, port);
+  });
+
+  await t.step("the process", async () => {
+    const port = freePort();
+    await using client = spawn("tcp_client.ts", ["--port", `${port}`, "--wait", "20", "hello"]);
+    await using _server = spawn("tcp_server.ts", ["--port", `${port}`]);
+    const { code, stdout } = await client.finish(); // it may have had to wait, and say so
+    assertEquals([code, stdout], [0, "hello\n"]);
+  });
+
+  await t.step("but no longer than it is told", async () => {
+    const port = freePort();
+    const error = await connect({ port, waitSeconds: 0.2 }).catch((error) => error);
+    assertMatch(error.message, /^cannot connect to 127\.0\.0\.1:\d+: connection refused/);
+    assert(error.cause instanceof Deno.errors.ConnectionRefused);
+  });
+});
+
+const ALONE = "ip link set lo up && echo 40000 40000 > /proc/sys/net/ipv4/ip_local_port_range";
+const CAN_BE_ALONE = hasTool("unshare", "-rn", "sh", "-c", ALONE);
+
+Deno.test({
+  ...unless(
+    !CAN_BE_ALONE && "no network namespace with one local port here",
+    "a connection to itself is no server",
+  ),
+  ...LIMIT,
+  fn: async () => {
+    // In a network of its own with one local port, the first try is from that port to itself.
+    const via = ["unshare", "-rn", "sh", "-c", `${ALONE} && exec "$@"`, "sh"];
+    const args = ["--port", "40000", "hello"];
+    const { code, stdout, stderr } = await runScript("tcp_client.ts", args, { via });
+    assertEquals([code, stdout], [1, ""]);
+    assertOneLine(stderr);
+    assertStringIncludes(stderr, "cannot connect to 127.0.0.1:40000: connection refused");
+  },
+});
+
+Deno.test("names and addresses", LIMIT, async (t) => {
+  for (const host of ["localhost", "::1", "[::1]"]) {
+    await t.step({
+      ...unless(host.includes("::1") && !hasIpv6() && "no IPv6 loopback here", host),
+      fn: async () => {
+        const allow = { allowNet: host === "localhost" ? host : "[::1]" };
+        await using server = spawn("tcp_server.ts", ["--host", host, "--port", "0"], allow);
+        const to = ["--host", host, "--port", `${await server.port()}`];
+        const { code, stdout, stderr } = await runScript("tcp_client.ts", [...to, "hello"], allow);
+        assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
+      },
+    });
+  }
+});
+
+Deno.test("the first signal ends it at once", LIMIT, async (t) => {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    await t.step({
+      ...unless(NO_SIGNALS, signal),
+      fn: async () => {
+        await using server = start();
+        await using client = spawn("tcp_client.ts", server.to);
+        await client.write("hello\n");
+        assertEquals(await client.nextLine(), "hello");
+        const { signal: diedOf, stderr } = await client.stop(signal);
+        assertEquals([diedOf, stderr], [signal, ""]); // by itself, as a shell can see
+      },
+    });
+  }
+});
+
+// ---- --wait: whatever the reason ----
+
+/** A client that waits: it said so, once and in these words. */
+async function assertWaits(client: Program, reason: RegExp): Promise<void> {
+  const said = await client.stderr.nextLine();
+  assertMatch(said, /^tcp_client: waiting for \S+: /);
+  assertMatch(said, reason);
+}
+
+async function assertEchoed(client: Program): Promise<void> {
+  const { code, stdout, stderr } = await client.finish();
+  assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
+}
+
+Deno.test("--wait says once that it waits, and for what", LIMIT, async () => {
+  const port = freePort();
+  await using client = spawn("tcp_client.ts", ["--port", `${port}`, "--wait", "20", "hello"]);
+  await assertWaits(client, new RegExp(`127\\.0\\.0\\.1:${port}: connection refused$`));
+  await using _server = serve({ port });
+  await assertEchoed(client);
+});
+
+Deno.test({
+  ...unless(NO_MOUNTS, "--wait: the name is not found yet"),
+  ...LIMIT,
+  fn: async () => {
+    const directory = await Deno.makeTempDir();
+    try {
+      for (const name of ["hosts", "resolv.conf"]) {
+        Deno.writeTextFileSync(`${directory}/${name}`, "");
+      }
+      const script = `mount --bind ${directory}/hosts /etc/hosts
+        mount --bind ${directory}/resolv.conf /etc/resolv.conf; exec "$@"`;
+      const via = ["unshare", "-m", "sh", "-ec", script, "sh"];
+      await using server = start();
+      const args = [
+        "--host",
+        "echo.test",
+        ...server.to,
+        "--wait",
+        "20",
+        "--timeout",
+        "20",
+        "hello",
+      ];
+      await using client = spawn("tcp_client.ts", args, { via });
+      await assertWaits(client, /: name not found$/);
+      Deno.writeTextFileSync(`${directory}/hosts`, "127.0.0.1 echo.test\n");
+      await assertEchoed(client);
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  },
+});
+
+Deno.test({
+  ...unless(NO_NETWORKS, "--wait: there is no way to it yet"),
+  ...LIMIT,
+  fn: async () => {
+    using network = makeNetwork();
+    const { via } = network;
+    const args = ["--host", "10.77.0.1", "--wait", "20", "hello"];
+    await using client = spawn("tcp_client.ts", args, { via });
+    await assertWaits(client, /: network unreachable$/);
+    network.run("ip addr add 10.77.0.1/24 dev lo");
+    await using _server = spawn("tcp_server.ts", ["--host", "10.77.0.1"], { via });
+    await assertEchoed(client);
+  },
+});
+
+Deno.test({
+  ...unless(!LINUX && "its full backlog is Linux's", "--wait: nobody answers yet"),
+  ...LIMIT,
+  fn: async () => {
+    const options = { hostname: "127.0.0.1", port: 0, tcpBacklog: 1 }; // undeclared, but it works
+    using listener = Deno.listen(options);
+    const { port } = listener.addr;
+    const waiting = [await Deno.connect({ port }), await Deno.connect({ port })]; // it is full
+    const args = ["--port", `${port}`, "--timeout", "0.3", "--wait", "20", "hello"];
+    await using client = spawn("tcp_client.ts", args);
+    await assertWaits(client, /: no answer within 0\.3 s$/);
+    for (const conn of waiting) {
+      conn.close();
+      (await listener.accept()).close();
+    }
+    async function echoOne(): Promise<void> {
+      using conn = await listener.accept();
+      await writeAll(conn, await readExactly(conn, 6));
+      await readToEnd(conn).catch(() => {});
+    }
+    while (!await echoOne().then(() => true, () => false)); // a try may have been given up
+    const { code, stdout, stderr } = await client.finish();
+    assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
+  },
+});
+
+Deno.test("what waiting cannot mend ends --wait at once", LIMIT, async () => {
+  const error = await connect({ hostname: "two words", port: 1, waitSeconds: 600 })
+    .catch((error) => error);
+  assertMatch(error.message, /^cannot connect to two words:1: /);
+});
+
+Deno.test({
+  ...unless(
+    NO_MOUNTS || !hasTool("python3", "-V") && "no python3 here",
+    "--timeout bounds the look-up of a name",
+  ),
+  ...LIMIT,
+  fn: async () => {
+    const directory = await Deno.makeTempDir();
+    const mute = `
+import socket, subprocess, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("127.0.0.1", 53))
+sys.exit(subprocess.call(sys.argv[1:]))
+`;
+    try {
+      Deno.writeTextFileSync(`${directory}/resolv.conf`, "nameserver 127.0.0.1\n");
+      const script = `ip link set lo up
+        mount --bind ${directory}/resolv.conf /etc/resolv.conf; exec python3 -c "$0" "$@"`;
+      const via = ["unshare", "-mn", "sh", "-ec", script, mute];
+      const args = ["--host", "echo.test", "--timeout", "0.5", "hello"];
+      const startedAt = performance.now();
+      const { code, stdout, stderr } = await runScript("tcp_client.ts", args, { via });
+      assertEquals([code, stdout], [1, ""]);
+      assertEquals(
+        stderr,
+        "tcp_client: cannot connect to echo.test:12000: no answer within 0.5 s\n",
+      );
+      assertLess(performance.now() - startedAt, 5_000); // the look-up itself gives up after 10 s
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  },
+});
+
+// ---- What it says where nobody listens ----
+
+Deno.test({
+  ...unless(WINDOWS && "no sh here", "the command that it suggests works as it stands"),
+  ...LIMIT,
+  fn: async (t) => {
+    const rows: [string[], missing: string | false][] = [
+      [[], false],
+      [["--host", "localhost"], false],
+      [["--host", "127.0.0.2"], !LINUX && "one address on loopback here"],
+      [["--host", "::1"], !hasIpv6() && "no IPv6 loopback here"],
+      [["-H", "[::1]"], !hasIpv6() && "no IPv6 loopback here"],
+    ];
+    for (const cwd of [fileUrl("."), fileUrl("tests/")]) {
+      for (const [host, missing] of rows) {
+        const where = cwd.href.endsWith("tests/") ? "elsewhere" : "beside the scripts";
+        await t.step({
+          ...unless(missing, `${host.join(" ") || "the default host"}, ${where}`),
+          fn: async () => {
+            const args = [...host, "--port", `${freePort()}`, "hello"];
+            const allowNet = "127.0.0.1,127.0.0.2,localhost,[::1]";
+            const options = { cwd, allowNet };
+            const { code, stderr } = await runScript("tcp_client.ts", args, options);
+            assertEquals(code, 1);
+            assertOneLine(stderr);
+            const [, command] =
+              /connection refused\. Start the server first: (.*)\n$/.exec(stderr) ??
+                [];
+            assert(command, stderr);
+            const env = {
+              PATH: `${Deno.execPath().replace(/\/[^/]*$/, "")}:${Deno.env.get("PATH")}`,
+            };
+            const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+            const shell = { args: ["-c", `exec ${command}`], cwd, env, ...piped };
+            await using server = new Program(command, new Deno.Command("sh", shell).spawn());
+            await server.nextLine();
+            const client = await runScript("tcp_client.ts", args, options);
+            assertEquals([client.code, client.stdout, client.stderr], [0, "hello\n", ""]);
+          },
+        });
+      }
+    }
+  },
+});
+
+Deno.test("errors of other systems, in our own words", LIMIT, async (t) => {
+  const refused = "Es konnte keine Verbindung hergestellt werden, da der Zielcomputer die " +
+    "Verbindung verweigerte. (os error 10061)";
+  const rows: [string, Error, RegExp][] = [
+    [
+      "a common one",
+      Object.assign(new Deno.errors.ConnectionRefused(refused), { code: "ECONNREFUSED" }),
+      /^cannot connect to 127\.0\.0\.1:\d+: connection refused\. Start the server first: [^.]/,
+    ],
+    [
+      "one that Deno's table does not have",
+      new Error("Ein Socketvorgang ist fehlgeschlagen. (os error 10099)"),
+      /: system error 10099 \(Ein Socketvorgang ist fehlgeschlagen\)$/,
+    ],
+  ];
+  for (const [name, cause, says] of rows) {
+    await t.step(name, async () => {
+      const { connect: real } = Deno;
+      try {
+        Deno.connect = (): Promise<never> => Promise.reject(cause);
+        const error = await connect({ port: 12_345 }).catch((error) => error);
+        assertMatch(error.message, says);
+        assert(!/\.\.|os error/.test(error.message.replace(/file:\S+/, "")), error.message);
+        assertEquals(error.cause, cause);
+      } finally {
+        Deno.connect = real;
+      }
+    });
+  }
+});
+
+// ---- Addresses ----
+
+Deno.test({
+  ...unless(NO_NETWORKS, "an address with a zone, on both sides"),
+  ...LIMIT,
+  fn: async (t) => {
+    using network = makeNetwork();
+    network.run(
+      `ip link add here type veth peer name there && ip link set here up && ip link set there up
+      ip addr add fe80::1/64 dev here nodad`,
+    );
+    for (const host of ["fe80::1%here", "[fe80::1%here]"]) {
+      await t.step(host, async () => {
+        const options = { via: network.via, allowNet: "[fe80::1]:12000" };
+        await using server = spawn("tcp_server.ts", ["--host", host], options);
+        assertMatch(await server.nextLine(), /^listening on tcp \[fe80::1(%\w+)?\]:12000$/);
+        const args = ["--host", host, "hello"];
+        const { code, stdout, stderr } = await runScript("tcp_client.ts", args, options);
+        assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
+        await server.stop();
+      });
+    }
+  },
+});
+
+// ---- Signals ----
+
+Deno.test({
+  ...unless(
+    NO_SIGNALS || !hasTool("setsid", "--version") && "no setsid here" ||
+      !hasTool("bash", "--version") && "no bash here",
+    "a Ctrl-C ends a shell's loop over it, as over any program",
+  ),
+  ...LIMIT,
+  fn: async () => {
+    await using server = start();
+    const script = 'for i in 1 2 3; do echo "run $i"; "$@"; done; echo survived';
+    const via = ["setsid", "bash", "-c", script, "bash"]; // a process group, as at a terminal
+    await using loop = spawn("tcp_client.ts", server.to, { via });
+    assertEquals(await loop.nextLine(), "run 1");
+    await loop.write("hello\n");
+    assertEquals(await loop.nextLine(), "hello");
+    Deno.kill(-loop.pid, "SIGINT");
+    const { signal, stdout, stderr } = await loop.finish();
+    assertEquals([signal, stdout, stderr], ["SIGINT", "", ""]);
+  },
+});
+
+Deno.test({
+  ...unless(
+    !hasTool("unshare", "-p", "-f", "--kill-child", "true") && "no process namespaces here",
+    "as process 1 of a container it ends at a signal, too",
+  ),
+  ...LIMIT,
+  fn: async (t) => {
+    for (const [signal, expected] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+      await t.step(signal, async () => {
+        await using server = start();
+        const via = ["unshare", "-p", "-f", "--kill-child"];
+        await using client = spawn("tcp_client.ts", server.to, { via });
+        await client.write("hello\n");
+        assertEquals(await client.nextLine(), "hello");
+        const children = `/proc/${client.pid}/task/${client.pid}/children`;
+        Deno.kill(Number(Deno.readTextFileSync(children)), signal);
+        assertEquals((await client.finish()).code, expected);
+      });
+    }
+  },
+});
