@@ -167,7 +167,7 @@ class Conversation {
         const at = this.#sent % WINDOW_BYTES;
         const piece = chunk.subarray(0, Math.min(WINDOW_BYTES - this.#owed, WINDOW_BYTES - at));
         if (piece.length === 0) await new Promise<void>((resolve) => this.#onRoom = resolve);
-        else if (!await this.#write(piece, at)) return;
+        else if (!await this.#writeAll(piece, at)) return;
         chunk = chunk.subarray(piece.length);
       }
       if (!this.#echo) this.#options.onReady?.();
@@ -178,7 +178,7 @@ class Conversation {
   }
 
   /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). Tells if it could. */
-  async #write(bytes: Uint8Array, at: number): Promise<boolean> {
+  async #writeAll(bytes: Uint8Array, at: number): Promise<boolean> {
     this.#window.set(bytes, at);
     this.#sent += bytes.length;
     this.#writing = true;
@@ -747,7 +747,7 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
 /** Writes to stdout what must not be lost: whoever reads it slowly is waited for. */
 async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await writeAll(Deno.stdout, bytes);
+    await writeTo(Deno.stdout, bytes);
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
@@ -1052,7 +1052,7 @@ function sleep(ms: number): Promise<void> {
 }
 
 /** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeAll(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
+async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
   for (let rest = bytes; rest.length > 0;) {
     try {
       rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
@@ -1095,7 +1095,7 @@ class Output {
       this.#waiting = "";
       try {
         for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
-          await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
+          await writeTo(Deno[this.name], rest.subarray(0, WRITE_BYTES));
           rest = rest.subarray(WRITE_BYTES);
         }
       } catch (error) {

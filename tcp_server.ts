@@ -765,7 +765,7 @@ function sleep(ms: number): Promise<void> {
 }
 
 /** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeAll(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
+async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
   for (let rest = bytes; rest.length > 0;) {
     try {
       rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
@@ -808,7 +808,7 @@ class Output {
       this.#waiting = "";
       try {
         for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
-          await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
+          await writeTo(Deno[this.name], rest.subarray(0, WRITE_BYTES));
           rest = rest.subarray(WRITE_BYTES);
         }
       } catch (error) {

@@ -117,9 +117,10 @@ export class EchoSocket {
   expect(payload: Uint8Array): Expected {
     const { promise, resolve } = Promise.withResolvers<true>();
     this.onDatagram = (bytes) => {
-      const matches = sameBytes(bytes, payload);
-      if (matches) resolve(true);
-      return matches;
+      if (!sameBytes(bytes, payload)) return false;
+      this.onDatagram = () => false; // one more of the same is not waited for
+      resolve(true);
+      return true;
     };
     this.#stranger = "";
     const ambiguous = this.#resent !== undefined && sameBytes(payload, this.#resent);
@@ -139,10 +140,7 @@ export class EchoSocket {
 
   /** The most bytes that a datagram to the server holds. */
   get mostBytes(): number {
-    const { hostname } = this.#address;
-    return hostname.includes(":") && !hostname.startsWith("::ffff:")
-      ? MAX_IPV6_BYTES
-      : MAX_IPV4_BYTES;
+    return this.#address.hostname.includes(":") ? MAX_IPV6_BYTES : MAX_IPV4_BYTES;
   }
 
   /** Waits until what lies in the socket is read: after a pause, timers come before that. */
@@ -310,16 +308,14 @@ export async function converse(
   const { echo = true, retries = RETRIES, onReady, onLost } = options;
   const stopWords = (options.stopWords ?? STOP_WORDS)
     .map((word) => trimBlanks(encoder.encode(word)));
-  const reader = (await linesOf(input, socket.mostBytes)).getReader();
+  const reader = ReadableStream.from(linesOf(input, socket.mostBytes)).getReader();
   const writer = output.getWriter();
   const totals = { sent: 0, echoed: 0, lost: 0 };
   let unanswered: unknown;
   onReady?.();
   try {
     for (let line; (line = (await reader.read()).value);) {
-      if (line.length === 0) continue; // behind the last line end
       const sentence = withoutLineEnd(line);
-      if (sentence.length > socket.mostBytes) throw tooLong(sentence, socket.mostBytes);
       totals.sent++;
       try {
         if (echo) await request(socket, sentence, options);
@@ -350,11 +346,11 @@ export async function converse(
   return totals;
 }
 
-/** The lines of `input` with their ends. One that is too long is cut, and ends the input. */
-async function linesOf(
+/** The lines of `input` with their ends. @throws Error for one that fits in no datagram */
+async function* linesOf(
   input: ReadableStream<Uint8Array>,
   mostBytes: number,
-): Promise<ReadableStream<Uint8Array>> {
+): AsyncGenerator<Uint8Array> {
   // Not at the top: it would take a tenth of the time in which the script starts.
   const { DelimiterStream } = await import("jsr:@std/streams@^1.1.2/delimiter-stream");
   let length = 0; // of a line that goes on: DelimiterStream would gather it without end
@@ -363,25 +359,25 @@ async function linesOf(
       const end = chunk.lastIndexOf(0x0a);
       length = end < 0 ? length + chunk.length : chunk.length - end - 1;
       controller.enqueue(chunk);
-      if (length > mostBytes + 1) controller.terminate();
+      if (length > mostBytes + 1) controller.terminate(); // it is refused as soon as it is so long
     },
   });
-  const lineEnd = Uint8Array.of(0x0a);
-  return input.pipeThrough(guard)
-    .pipeThrough(new DelimiterStream(lineEnd, { disposition: "suffix" }));
-}
-
-/** Names a sentence that fits in no datagram. It may go on: it was cut as soon as it was too long. */
-function tooLong({ length }: Uint8Array, mostBytes: number): Error {
-  const bytes = `${length} bytes or more`;
-  return new Error(`a sentence of ${bytes} is refused: a datagram holds ${mostBytes} at most`);
+  const delimiter = new DelimiterStream(Uint8Array.of(0x0a), { disposition: "suffix" });
+  for await (const line of input.pipeThrough(guard).pipeThrough(delimiter)) {
+    const { length: bytes } = withoutLineEnd(line);
+    const more = bytes === length && length > mostBytes + 1 ? " or more" : "";
+    if (bytes > mostBytes) {
+      const most = `a datagram holds ${mostBytes} at most`;
+      throw new Error(`a sentence of ${bytes} bytes${more} is refused: ${most}`);
+    }
+    if (line.length > 0) yield line; // none stands behind the last line end
+  }
 }
 
 /** Whether there is input behind a stop word, if only on its way. */
 async function hasMore(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<boolean> {
   const next = await within(LEFT_MS, reader.read());
-  if (!next?.value) return false;
-  return next.value.length > 0 || hasMore(reader);
+  return next?.value !== undefined;
 }
 
 /** Probes the server like ping: numbered datagrams, of which one that is lost stays lost. */
@@ -919,7 +915,7 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
 /** Writes to stdout what must not be lost: whoever reads it slowly is waited for. */
 async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await writeAll(Deno.stdout, bytes);
+    await writeTo(Deno.stdout, bytes);
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
@@ -961,8 +957,7 @@ const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
 
 /** The address of a host; a name asks for permission to look it up. @throws Error */
 async function resolve(host: string): Promise<string> {
-  if (/^[\d.]+$/.test(host)) return host;
-  if (host.includes(":")) return toCanonical(host);
+  if (/^[\d.]+$|:/.test(host)) return toCanonical(host);
   requireNet(host);
   const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
   try {
@@ -972,11 +967,14 @@ async function resolve(host: string): Promise<string> {
   }
 }
 
-/** An IPv6 address as the system writes it: `::1` for `0:0:0:0:0:0:0:1`. */
+/** An address as datagrams have it: `127.0.0.1` for `127.1` or `::ffff:127.0.0.1`. */
 function toCanonical(address: string): string {
-  const [, bare = "", zone = ""] = /^([^%]*)(%.*)?$/.exec(address) ?? [];
-  const url = bare.includes(".") ? null : URL.parse(`http://[${bare}]`); // ::ffff:127.0.0.1 stays
-  return url ? url.hostname.slice(1, -1) + zone : address;
+  const [bare, zone] = [withoutZone(address), address.slice(withoutZone(address).length)];
+  const url = URL.parse(`http://${bare.includes(":") ? `[${bare}]` : bare}`);
+  const host = url ? url.hostname.replace(/[[\]]/g, "") : bare;
+  const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(host) ?? []; // IPv4, in IPv6
+  if (!high || !low) return host + zone;
+  return URL.parse(`http://${parseInt(high, 16) * 65_536 + parseInt(low, 16)}`)!.hostname;
 }
 
 /** A host as a permission names it: without a zone, an IPv6 address in brackets. */
@@ -1184,7 +1182,7 @@ function sleep(ms: number): Promise<void> {
 }
 
 /** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeAll(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
+async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
   for (let rest = bytes; rest.length > 0;) {
     try {
       rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
@@ -1227,7 +1225,7 @@ class Output {
       this.#waiting = "";
       try {
         for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
-          await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
+          await writeTo(Deno[this.name], rest.subarray(0, WRITE_BYTES));
           rest = rest.subarray(WRITE_BYTES);
         }
       } catch (error) {

@@ -579,8 +579,7 @@ const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
 
 /** The address of a host; a name asks for permission to look it up. @throws Error */
 async function resolve(host: string): Promise<string> {
-  if (/^[\d.]+$/.test(host)) return host;
-  if (host.includes(":")) return toCanonical(host);
+  if (/^[\d.]+$|:/.test(host)) return toCanonical(host);
   requireNet(host);
   const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
   try {
@@ -590,11 +589,14 @@ async function resolve(host: string): Promise<string> {
   }
 }
 
-/** An IPv6 address as the system writes it: `::1` for `0:0:0:0:0:0:0:1`. */
+/** An address as datagrams have it: `127.0.0.1` for `127.1` or `::ffff:127.0.0.1`. */
 function toCanonical(address: string): string {
-  const [, bare = "", zone = ""] = /^([^%]*)(%.*)?$/.exec(address) ?? [];
-  const url = bare.includes(".") ? null : URL.parse(`http://[${bare}]`); // ::ffff:127.0.0.1 stays
-  return url ? url.hostname.slice(1, -1) + zone : address;
+  const [bare, zone] = [withoutZone(address), address.slice(withoutZone(address).length)];
+  const url = URL.parse(`http://${bare.includes(":") ? `[${bare}]` : bare}`);
+  const host = url ? url.hostname.replace(/[[\]]/g, "") : bare;
+  const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(host) ?? []; // IPv4, in IPv6
+  if (!high || !low) return host + zone;
+  return URL.parse(`http://${parseInt(high, 16) * 65_536 + parseInt(low, 16)}`)!.hostname;
 }
 
 /** A host as a permission names it: without a zone, an IPv6 address in brackets. */
@@ -802,7 +804,7 @@ function sleep(ms: number): Promise<void> {
 }
 
 /** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeAll(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
+async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
   for (let rest = bytes; rest.length > 0;) {
     try {
       rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
@@ -845,7 +847,7 @@ class Output {
       this.#waiting = "";
       try {
         for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
-          await writeAll(Deno[this.name], rest.subarray(0, WRITE_BYTES));
+          await writeTo(Deno[this.name], rest.subarray(0, WRITE_BYTES));
           rest = rest.subarray(WRITE_BYTES);
         }
       } catch (error) {
