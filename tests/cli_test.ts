@@ -1,5 +1,6 @@
 /**
- * The command lines of all scripts: wrong use, `--help`, permissions, and the code they share.
+ * The command lines of all scripts: wrong use, `--help`, permissions, and the code they share. That
+ * each runs alone is in `standalone_test.ts`.
  *
  * @module
  */
@@ -14,6 +15,7 @@ import {
   runScript,
   SCRIPTS,
   spawn,
+  unless,
 } from "./_helpers.ts";
 
 const SERVERS = SCRIPTS.filter((script) => script.includes("server"));
@@ -23,48 +25,46 @@ const CLIENTS = SCRIPTS.filter((script) => script.includes("client"));
 type Row = [args: string[], ...says: string[]];
 
 const ALL_WRONG: Row[] = [
-  [["--prot", "80"], '"--prot"', "--help"],
+  [["--prot", "80"], 'unexpected "--prot"', "--help"],
   [["-x"], '"-x"', "--help"],
-  [["--port"], "--port", "PORT"],
-  [["--port", "--quiet"], "--port", "PORT"],
-  [["--host", ""], "--host", "HOST"],
-  [["--stop"], "--stop", "WORD"],
-  [["--port", "80x"], "--port", '"80x"', "65535"],
-  [["--port", "65536"], "--port", '"65536"', "65535"],
+  [["--port"], "--port needs a value, a whole number from ", ' to 65535, not ""'],
+  [["--port", "--quiet"], "--port needs a value, a whole number from ", ' to 65535, not ""'],
+  [["--host", ""], "--host "],
+  [["--host"], "--host needs a value, a name or an address"],
+  [["--stop"], '--stop needs a value, a word of 1 to 100 bytes, not ""'],
+  [["--port", "80x"], "--port needs a value", ' to 65535, not "80x"'],
+  [["--port", "65536"], "--port needs a value", ' to 65535, not "65536"'],
   [["--port", "-1"], "--port", '"-1"'],
-  [["--port=-1"], "--port", '"-1"', "65535"],
-  [["--port", "12000", "--port", "12001"], "--port", '"12000"', '"12001"'],
-  [["--host", "a", "-H", "b"], "--host", '"a"', '"b"'],
-  [["--quiet=yes"], '"--quiet=yes"', "--help"],
+  [["--port=-1"], "--port needs a value", ' to 65535, not "-1"'],
+  [["--port", "12000", "--port", "x"], "--port needs a value", ' to 65535, not "x"'], // the last counts
   [["--no-quiet"], '"--no-quiet"', "--help"],
   [["--\x1b[31m"], '"--\\u{1b}[31m"', "--help"],
 ];
 
 /** For one script only: the code that looks at these is the same in all, as a test below holds. */
 const ODD: Row[] = [
-  [["--port="], "--port", "PORT"],
-  [["-p80x"], "--port", '"80x"', "65535"],
+  [["--port="], "--port needs a value", 'not ""'],
+  [["-p80x"], '"-p80x"', "--help"],
   [["--port", "12e3"], "--port", '"12e3"', "65535"],
   [["--port", "0x2ee0"], "--port", '"0x2ee0"', "65535"],
   [["--port", " 12000"], "--port", '" 12000"', "65535"],
   [["--port", "１２０００"], "--port", '"１２０００"', "65535"],
   [["--port", "1\n2"], "--port", '"1\\u{a}2"', "65535"],
-  [["--port", "12000", "-p", "12000"], "--port", '"12000"'],
-  [["--host"], "--host", "HOST"],
-  [["--stop", "a", "--stop", ""], "--stop", "WORD"],
+  [["--port", "99999999999999999999"], "--port", '"99999999999999999999"', "65535"],
+  [["--stop", "a", "--stop", ""], "--stop", '""'],
+  [["--stop", "a", "--stop="], "--stop needs a value", '""'],
+  [["--stop", "x".repeat(101)], "--stop needs a value, a word of 1 to 100 bytes"],
+  [["--stop", "é".repeat(51)], "--stop needs a value, a word of 1 to 100 bytes"],
+  [["--stop", "two\nlines"], "--stop needs a value", '"two\\u{a}lines"'],
   [["-qx"], '"-qx"', "--help"],
-  [["-pq", "80"], "--port", '"q"', "65535"],
-  [["-Hq", "-p"], "--port", "PORT"],
-  [["--no-port=9999"], '"--no-port=9999"', "--help"],
-  [["--no-stop=1"], '"--no-stop=1"', "--help"],
-  [["--p", "12000"], '"--p"', "--help"],
+  [["-pq", "80"], '"80"', "--help"],
+  [["-Hq", "-p"], "--host needs a value"],
   [["--_"], '"--_"', "--help"],
   [["-_", "x"], '"-_"', "--help"],
-  [["--host", "-q", "hello"], "--host", "HOST", '"-q"'],
-  [["--stop", "-"], "--stop", "WORD", '"-"'],
-  [["--stop", " "], "--stop", "WORD"],
+  [["--host", "-q", "hello"], '"hello"', "--help"],
+  [["--stop", "-"], '"-"', "--help"],
+  [["--stop", " "], "--stop needs a value", '" "'],
   [["--HELP"], '"--HELP"', "--help"],
-  [["--help=x"], '"--help=x"', "--help"],
   [["--port.x", "1"], '"--port.x"', "--help"],
   [["--constructor"], '"--constructor"', "--help"],
   [["--__proto__=1"], '"--__proto__=1"', "--help"],
@@ -73,7 +73,6 @@ const ODD: Row[] = [
 const SERVERS_WRONG: Row[] = [
   [["stray"], '"stray"', "--help"],
   [["--quiet", "stray"], '"stray"', "--help"],
-  [["--quiet", "false"], '"false"', "--help"], // to parseArgs, a flag that is not set
   [["--", "--quiet"], '"--quiet"', "--help"],
   [["--port", "1"], "--port 1 ", "reserved", "1024", "65535"],
   [["--port", "80"], "--port 80 ", "reserved", "1024", "65535"],
@@ -83,7 +82,7 @@ const SERVERS_WRONG: Row[] = [
 
 const CLIENTS_WRONG: Row[] = [
   [["--port", "0"], "--port", '"0"', "1 to 65535"],
-  [["--timeout"], "--timeout", "SECONDS"],
+  [["--timeout"], '--timeout needs a value, a number from 0.001 to 3600, not ""'],
   [["--timeout", "0"], "--timeout", '"0"'],
   [["--timeout", "1s"], "--timeout", '"1s"'],
   [["--timeout", "-1"], "--timeout", '"-1"'],
@@ -117,15 +116,6 @@ const WRONG: Record<string, Row[]> = {
     [["--retries", "1.5"], "--retries", '"1.5"'],
     [["--wait", "1"], '"--wait"', "--help"],
   ],
-};
-
-/** The options that the design names. */
-const COMMON = ["help", "version", "host", "port", "quiet", "json", "trace"];
-const OPTIONS: Record<string, string[]> = {
-  "tcp_server.ts": "stop no-stop no-echo once idle max-connections reuse-port".split(" "),
-  "tcp_client.ts": "timeout wait no-echo count interval size".split(" "),
-  "udp_server.ts": "stop no-stop no-echo once rate drop duplicate delay seed".split(" "),
-  "udp_client.ts": "timeout retries no-echo count interval size stop no-stop".split(" "),
 };
 
 /** A script's name, as its messages have it. */
@@ -176,11 +166,8 @@ for (const script of SCRIPTS) {
       await t.step(flag, async () => {
         const { code, stdout, stderr } = await runScript(script, [flag], { allowNet: false });
         assertEquals([code, stderr], [0, ""]);
-        assertStringIncludes(stdout, `${script} [options]`);
-        for (const option of [...COMMON, ...OPTIONS[script]!]) {
-          assertMatch(stdout, new RegExp(`^ {2}(-\\w,| {3}) --${option}\\b`, "m"));
-        }
-        for (const line of stdout.split("\n")) assert(line.length <= 100, line);
+        assertMatch(stdout, new RegExp(`\\b${script}\\s+\\[options\\]`));
+        for (const line of stdout.split("\n")) assert(line.length <= 80, line);
       });
     }
 
@@ -195,10 +182,8 @@ for (const script of SCRIPTS) {
 
   Deno.test(`${script}: a missing permission is the exact flag, exit 1`, LIMIT, async (t) => {
     for (const host of ["127.0.0.1", "::1"]) {
-      const ignore = host === "::1" && !hasIpv6();
       await t.step({
-        name: ignore ? `${host} (ignored: no IPv6 loopback here)` : host,
-        ignore,
+        ...unless(host === "::1" && !hasIpv6() && "no IPv6 loopback here", host),
         fn: async () => {
           const client = CLIENTS.includes(script);
           await using server = client
@@ -210,7 +195,7 @@ for (const script of SCRIPTS) {
           const { code, stdout, stderr } = await runScript(script, args, { allowNet: false });
           assertOneLine(stderr, script);
           assertEquals([code, stdout], [1, ""]);
-          const [, allowNet] = / --allow-net=(\S+)\n$/.exec(stderr) ?? [];
+          const [, allowNet] = /: behind deno run, .*, add --allow-net=(\S+)\n$/.exec(stderr) ?? [];
           assert(allowNet, stderr);
           for (const address of allowNet.split(",")) assertStringIncludes(address, host);
 
@@ -238,21 +223,166 @@ for (const script of SCRIPTS) {
     },
   );
 
-  Deno.test(`${script} stands alone: it imports @std, and node: where a comment says why`, async () => {
-    const source = await readSource(script);
-    const imports = [...source.matchAll(/\b(?:from|import)\s*\(?\s*["']([^"']+)["']/g)];
-    for (const [, name] of imports) assertMatch(name!, /^(@std\/|node:)/);
-    for (const line of source.split("\n").filter((line) => /["']node:/.test(line))) {
-      assertStringIncludes(line, "//");
-    }
-    assertMatch(
-      source,
-      /^#!\/usr\/bin\/env -S deno run( --unstable-net)? --allow-net=127\.0\.0\.1\S*\n/,
-    );
-    assert(source.endsWith("\nif (import.meta.main) await run(main);\n"));
+  Deno.test({
+    ...unless(
+      Deno.build.os !== "linux" && "no /dev/full here",
+      `${script}: what becomes of stderr changes no exit code`,
+    ),
+    ...LIMIT,
+    fn: async (t) => {
+      for (const stderr of ["2> /dev/full", "2>&-"]) {
+        for (const [args, expected] of [[["--bad"], 2], [["--port", "x"], 2], [[], 1]] as const) {
+          await t.step(`${args.join(" ") || "no permission"} ${stderr}`, async () => {
+            const via = ["sh", "-c", `exec "$@" ${stderr}`, "sh"];
+            const { code, stdout } = await runScript(script, [...args], { allowNet: false, via });
+            assertEquals([code, stdout], [expected, ""]);
+          });
+        }
+      }
+    },
+  });
+
+  Deno.test(`${script}: of a value that is given twice the last counts`, LIMIT, async () => {
+    const args = ["--host", "127.0.0.8", "-p", "12001", "-p", "12002", "-H", "127.0.0.9"];
+    const { code, stderr } = await runScript(script, args, { allowNet: false });
+    assertEquals(code, 1);
+    const port = script === "udp_server.ts" ? "" : ":12002";
+    const local = script === "udp_client.ts" ? "(?:127\\.0\\.0\\.1|0\\.0\\.0\\.0):0," : "";
+    assertMatch(stderr, new RegExp(` add --allow-net=${local}127\\.0\\.0\\.9${port}\n$`));
   });
 }
 
+for (const script of SERVERS) {
+  Deno.test(`${script}, on Windows: Ctrl-Break and SIGTERM end it in order`, LIMIT, async (t) => {
+    for (const signal of ["SIGBREAK", "SIGINT", "SIGTERM"]) {
+      await t.step(signal, async () => {
+        await using server = spawn("-", [], { allowNet: "127.0.0.1" });
+        await server.write(`
+          const listeners: Record<string, () => void> = {};
+          Object.defineProperty(Deno, "build", { value: { ...Deno.build, os: "windows" } });
+          Deno.addSignalListener = (signal, listener) => void (listeners[signal] = listener);
+          const { main } = await import(${JSON.stringify(fileUrl(script).href)});
+          const code = main(["--port", "0"]);
+          setTimeout(() => listeners["${signal}"]!());
+          console.error("exit", await code);
+        `);
+        await server.end();
+        const said = await server.stderr.until("\n");
+        assertEquals(said, "exit 0\n");
+        const { code, stdout } = await server.finish();
+        assertEquals(code, 0);
+        assertMatch(stdout, /^listening on .*\nstopped: /);
+      });
+    }
+  });
+}
+
+// ---- The help text and the table of options ----
+
+/** An option as the help text has it. */
+type Option = { letter?: string; name: string; value?: string; text: string };
+
+/** The options of a help text. */
+function optionsIn(help: string): Option[] {
+  const line = /^ {2}(?:-(\w), | {4})--([\w-]+)(?: ([A-Z]+)…?)? {2,}(\S.*)$/gm;
+  return [...help.matchAll(line)].map(([, letter, name, value, text]) => ({
+    ...(letter && { letter }),
+    name: name!,
+    ...(value && { value }),
+    text: text!,
+  }));
+}
+
+/** What a script gives to parseArgs, out of its source. */
+type Table = {
+  boolean: string[];
+  string: string[];
+  collect: string[];
+  alias: Record<string, string>;
+  default: Record<string, string | string[]>;
+};
+
+/** The table that stands in a script's `main`. */
+async function tableOf(script: string): Promise<Table> {
+  const source = await readSource(script);
+  const [, table] = /\bparseArgs\(args, (\{\n[^]*?\n {2}\})\);/.exec(source) ?? [];
+  assert(table, `${script} calls parseArgs(args, { … })`);
+  const constants = source.slice(0, source.indexOf("\n/**", source.indexOf("\nimport ")))
+    .match(/^const [A-Z_]+ = .*$/gm)!.join("\n");
+  const values = table.replace(/^ *unknown: .*$/m, ""); // a function, in TypeScript
+  return new Function(`${constants}\nreturn ${values};`)();
+}
+
+for (const script of SCRIPTS) {
+  Deno.test(`${script}: the help text says what the command line does`, LIMIT, async (t) => {
+    const { stdout: help } = await runScript(script, ["--help"], { allowNet: false });
+    const options = optionsIn(help);
+    const table = await tableOf(script);
+    const named = (list: [string, unknown][]): Record<string, unknown> =>
+      Object.fromEntries(list.sort(([a], [b]) => a < b ? -1 : 1));
+
+    await t.step("every option of the table, and no other", () => {
+      const names = [...table.boolean, ...table.string].filter((name) => name !== "_");
+      assertEquals(options.map(({ name }) => name).sort(), names.sort());
+    });
+
+    await t.step("its letter", () => {
+      const letters = options.filter(({ letter }) => letter)
+        .map(({ name, letter }): [string, unknown] => [name, letter]);
+      assertEquals(named(letters), named(Object.entries(table.alias)));
+    });
+
+    await t.step("whether it takes a value, and whether many", () => {
+      const taking = options.filter(({ value }) => value).map(({ name }) => name);
+      assertEquals(taking.sort(), table.string.filter((name) => name !== "_").sort());
+      assertEquals(
+        [...help.matchAll(/--([\w-]+) [A-Z]+…/g)].map(([, name]) => name),
+        table.collect,
+      );
+    });
+
+    await t.step("its default", () => {
+      const told = options.flatMap(({ name, text }): [string, unknown][] => {
+        const [, value] = /\(default (.+)\)/.exec(text) ?? [];
+        return value === undefined ? [] : [[name, value]];
+      });
+      const real = Object.entries(table.default)
+        .map(([name, value]): [string, unknown] => [name, [value].flat().join(", ")]);
+      assertEquals(named(told), named(real));
+    });
+
+    // Without permission: what is in bounds gets as far as that, exit 1.
+    const numeric = options.filter(({ name, value }) => value && !["host", "stop"].includes(name));
+    const rows = numeric.flatMap(({ name, text }): [string, string, number][] => {
+      const [, least = "", most = ""] = /(\d[\d.]*) to (\d+)/.exec(text) ?? [];
+      const step = least.includes(".") ? 0.0001 : 1;
+      const [below, above] = [Number(least) - step, Number(most) + 1];
+      const inside: string[] = name === "port" && text.includes("not 1 to 1023") // or they are reserved
+        ? [least, "1024", most]
+        : [least, most];
+      const outside = [`${below}`, `${above}`, ...(inside.length > 2 ? ["1", "1023"] : [])];
+      return [
+        ...inside.map((value): [string, string, number] => [name, value, 1]),
+        ...outside.map((value): [string, string, number] => [name, value, 2]),
+      ];
+    });
+    const results = await fewAtOnce(
+      rows,
+      ([name, value]) => runScript(script, [`--${name}=${value}`], { allowNet: false }),
+    );
+    for (const [i, [name, value, expected]] of rows.entries()) {
+      await t.step(`--${name}=${value} is ${expected === 1 ? "in" : "out of"} bounds`, () => {
+        const { code, stderr } = results[i]!;
+        assertEquals(code, expected, stderr);
+        if (expected === 1) assertStringIncludes(stderr, "no permission to use ");
+      });
+    }
+  });
+}
+
+// ---- What is shared ----
+
+/** The source of a script. */
 async function readSource(script: string): Promise<string> {
   return decode(await Deno.readFile(fileUrl(script)));
 }
@@ -271,26 +401,22 @@ for (
     ["all four scripts", SCRIPTS],
     ["both servers", SERVERS],
     ["both clients", CLIENTS],
+    ["both TCP scripts", SCRIPTS.filter((script) => script.startsWith("tcp"))],
+    ["both UDP scripts", SCRIPTS.filter((script) => script.startsWith("udp"))],
   ] as const
 ) {
-  Deno.test({
-    name: `what ${who} share is the same, to the letter${
-      scripts.length > 1 ? "" : " (ignored: there is one yet)"
-    }`,
-    ignore: scripts.length < 2,
-    fn: async () => {
-      const marker = `// ---- The same in ${who}`;
-      const [first, ...rest] = await Promise.all(scripts.map((script) => block(script, marker)));
-      assert(first!.split("\n").length > 10, "it is a block");
-      for (const [i, other] of rest.entries()) {
-        const lines = other.split("\n");
-        const at = first!.split("\n").findIndex((line, i) => line !== lines[i]);
-        assert(
-          other === first,
-          `${scripts[0]} and ${scripts[i + 1]} differ, line ${at} of the block`,
-        );
-      }
-    },
+  Deno.test(`what ${who} share is the same, to the letter`, async () => {
+    const marker = `// ---- The same in ${who}`;
+    const [first, ...rest] = await Promise.all(scripts.map((script) => block(script, marker)));
+    assert(first!.split("\n").length > 10, "it is a block");
+    for (const [i, other] of rest.entries()) {
+      const lines = other.split("\n");
+      const at = first!.split("\n").findIndex((line, i) => line !== lines[i]);
+      assert(
+        other === first,
+        `${scripts[0]} and ${scripts[i + 1]} differ, line ${at} of the block`,
+      );
+    }
   });
 }
 
