@@ -26,7 +26,7 @@ Deno.test(
     assertEquals(
       stderr,
       `tcp_client: cannot connect to 127.0.0.1:${port}: connection refused. ` +
-        `Start the server first: deno run --allow-net=127.0.0.1:${port} tcp_server.ts\n`,
+        `Start the server first: deno run --allow-net=127.0.0.1:${port} tcp_server.ts --port ${port}\n`,
     );
   },
 );
