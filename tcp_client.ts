@@ -418,7 +418,7 @@ Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
 
 /** The command line: its arguments, the keyboard or a pipe to `connect` and `converse`. */
 export async function main(args: string[]): Promise<number> {
-  stdout.json = args.includes("--json");
+  begin(args);
   const flags = parseArgs(args, {
     boolean: ["no-stop", "no-echo", "quiet", "json", "trace", "help", "version"],
     string: ["_", "host", "port", "timeout", "wait", "stop", "count", "interval", "size"],
@@ -691,7 +691,7 @@ class Waiter {
   async until(time: number, done: () => boolean): Promise<void> {
     while (!done() && performance.now() < time) {
       const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, time - performance.now());
+      const timer = setTimeout(resolve, Math.max(time - performance.now(), 0));
       this.wake = resolve;
       await promise;
       clearTimeout(timer);
@@ -914,6 +914,13 @@ const REASONS: Record<string, string> = {
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
+
+/** What parseArgs cannot be asked: if --json is there, and if an option has its name for words. */
+function begin(args: string[]): void {
+  stdout.json = args.includes("--json"); // also for what parseArgs refuses
+  const odd = args.find((arg) => /^--?_(=|$)/.test(arg));
+  if (odd) refuse(odd, args);
+}
 
 /** Ends parseArgs at what its table does not know. @throws UsageError */
 function refuse(arg: string, args: string[]): never {

@@ -378,7 +378,7 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
 /** The command line: options to `serve`, events to lines, signals to a shutdown. */
 export async function main(args: string[]): Promise<number> {
-  stdout.json = args.includes("--json");
+  begin(args);
   const flags = parseArgs(args, {
     boolean: [
       "no-stop",
@@ -627,6 +627,13 @@ const REASONS: Record<string, string> = {
 
 /** Wrong use of the command line: one line on stderr, exit code 2. */
 class UsageError extends Error {}
+
+/** What parseArgs cannot be asked: if --json is there, and if an option has its name for words. */
+function begin(args: string[]): void {
+  stdout.json = args.includes("--json"); // also for what parseArgs refuses
+  const odd = args.find((arg) => /^--?_(=|$)/.test(arg));
+  if (odd) refuse(odd, args);
+}
 
 /** Ends parseArgs at what its table does not know. @throws UsageError */
 function refuse(arg: string, args: string[]): never {
