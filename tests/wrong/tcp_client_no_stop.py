@@ -1,0 +1,15 @@
+# Mistake: it goes on after the stop word.
+import socket
+import sys
+
+conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+for line in iter(lambda: sys.stdin.buffer.readline(), b""):
+    conn.sendall(line)
+    echo = b""
+    while len(echo) < len(line):
+        part = conn.recv(4096)
+        if not part:
+            sys.exit("the server closed the connection")
+        echo += part
+    print("echo:", echo.decode())
+conn.close()

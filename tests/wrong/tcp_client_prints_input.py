@@ -1,0 +1,17 @@
+# Mistake: what was typed is printed, not what came back.
+import socket
+import sys
+
+conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+for line in iter(lambda: sys.stdin.buffer.readline(), b""):
+    conn.sendall(line)
+    echo = b""
+    while len(echo) < len(line):
+        part = conn.recv(4096)
+        if not part:
+            sys.exit("the server closed the connection")
+        echo += part
+    print("echo:", line.decode())
+    if line.strip() in (b"stop", b"exit"):
+        break
+conn.close()

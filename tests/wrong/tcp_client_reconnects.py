@@ -1,0 +1,17 @@
+# Mistake: each sentence has a connection of its own.
+import socket
+import sys
+
+for line in iter(lambda: sys.stdin.buffer.readline(), b""):
+    conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    conn.sendall(line)
+    echo = b""
+    while len(echo) < len(line):
+        part = conn.recv(4096)
+        if not part:
+            sys.exit("the server closed the connection")
+        echo += part
+    print("echo:", echo.decode())
+    if line.strip() in (b"stop", b"exit"):
+        break
+conn.close()

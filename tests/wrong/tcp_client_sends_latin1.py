@@ -1,0 +1,18 @@
+# Mistake: letters are encoded as Latin-1.
+import socket
+import sys
+
+conn = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+for line in iter(lambda: sys.stdin.readline(), ""):
+    line = line.encode("latin-1", "replace")
+    conn.sendall(line)
+    echo = b""
+    while len(echo) < len(line):
+        part = conn.recv(4096)
+        if not part:
+            sys.exit("the server closed the connection")
+        echo += part
+    print("echo:", echo.decode("latin-1"))
+    if line.strip() in (b"stop", b"exit"):
+        break
+conn.close()

@@ -1,0 +1,17 @@
+# Mistake: recv() is called once.
+import socket
+import sys
+import threading
+
+
+def serve(conn):
+    with conn:
+        sentence = conn.recv(4096)
+        print(sentence.decode(errors="replace"))
+        conn.sendall(sentence)
+
+
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    conn, _ = server.accept()
+    threading.Thread(target=serve, args=(conn,), daemon=True).start()

@@ -1,0 +1,12 @@
+# Mistake: an empty datagram is taken for the end.
+import socket
+import sys
+
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", int(sys.argv[1])))
+while True:
+    sentence, client = server.recvfrom(65507)
+    if not sentence:
+        break
+    print(sentence.decode(errors="replace"))
+    server.sendto(sentence, client)

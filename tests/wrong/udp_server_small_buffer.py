@@ -1,0 +1,10 @@
+# Mistake: recvfrom() has too small a buffer.
+import socket
+import sys
+
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", int(sys.argv[1])))
+while True:
+    sentence, client = server.recvfrom(1024)
+    print(sentence.decode(errors="replace"))
+    server.sendto(sentence, client)
