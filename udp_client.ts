@@ -1211,12 +1211,14 @@ class Output {
   #writtenAt = -Infinity; // ms
   #toldAt = -Infinity; // ms: that lines were dropped
   #writing: Promise<void> | undefined;
+  #ended = false;
 
   constructor(readonly name: "stdout" | "stderr") {
     this.closed.promise.catch(() => {}); // who must know waits for it
   }
 
   print(line: string, { end = "\n", ending = false } = {}): void {
+    if (this.#ended) return;
     const text = line + end;
     const most = ending ? MAX_ENDINGS : MAX_WAITING;
     if (this.#waiting.length + text.length <= most) this.#waiting += text;
@@ -1236,7 +1238,7 @@ class Output {
           rest = rest.subarray(WRITE_BYTES);
         }
       } catch (error) {
-        if (error instanceof Deno.errors.BrokenPipe) return this.closed.reject(error);
+        if (error instanceof Deno.errors.BrokenPipe) return this.#end(error);
         if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
         this.failed = true;
       }
@@ -1244,6 +1246,13 @@ class Output {
       if (this.#writtenAt - this.#toldAt > TELL_DROPPED_MS) this.#tellDropped();
     }
     this.#writing = undefined;
+  }
+
+  /** Nobody reads on. */
+  #end(error: Error): void {
+    this.#ended = true;
+    this.#waiting = "";
+    this.closed.reject(error);
   }
 
   /** Waits until all is written, or nobody reads it. */
