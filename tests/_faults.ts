@@ -16,6 +16,7 @@ import {
   freePort,
   hasTool,
   join,
+  LIMIT,
   Program,
   type Random,
   readExactly,
@@ -23,21 +24,37 @@ import {
   resetClient,
   rudeServer,
   spawn,
+  unless,
   writeAll,
 } from "./_helpers.ts";
 
 const LINUX = Deno.build.os === "linux";
 const ROOT = LINUX && Deno.uid() === 0;
 
-/** What a test needs, as a suffix for its name, where it is missing; nothing where it is there. */
+/** What a test needs where it is missing, for its name; "" where it is there. */
 export const NEEDS = {
-  linux: LINUX ? "" : " (ignored: needs Linux)",
-  python: LINUX && hasTool("python3", "-V") ? "" : " (ignored: needs Linux and python3)",
+  linux: LINUX ? "" : "needs Linux",
+  python: LINUX && hasTool("python3", "-V") ? "" : "needs Linux and python3",
   namespace: ROOT && ["ip -V", "nft -v", "unshare -n true", "python3 -V"].every(runs)
     ? ""
-    : " (ignored: needs root on Linux, ip, nft and python3)",
-  tmpfs: ROOT && runs("unshare -m true") ? "" : " (ignored: needs root on Linux)",
+    : "needs root on Linux, ip, nft and python3",
+  tmpfs: ROOT && runs("unshare -m true") ? "" : "needs root on Linux",
 } as const;
+
+/** A test that is ignored, with the reason in its name, where `missing` says what it needs. */
+export function test(
+  name: string,
+  missing: string,
+  fn: (t: Deno.TestContext) => Promise<void>,
+): void {
+  Deno.test({ ...unless(missing, name), ...LIMIT, fn });
+}
+
+/** The `--json` lines of some output. */
+// deno-lint-ignore no-explicit-any
+export function eventsOf(stdout: string): any[] {
+  return stdout.trim().split("\n").map((line) => JSON.parse(line));
+}
 
 function runs(command: string): boolean {
   const [name, ...args] = command.split(" ");
@@ -144,6 +161,41 @@ for i in range(count):
     if i == 1000: print("flooding", flush=True)
 `;
 
+/** What a server does with its one client, which is `gone` when it has ended. */
+export type Talk = (conn: Deno.TcpConn, gone: Promise<void>) => Promise<void>;
+
+/** Echoes the first `count` bytes, as `change` has them, and takes all that comes. */
+export function echoing(
+  count: number,
+  change = (bytes: Bytes): Bytes => bytes,
+): (conn: Deno.TcpConn) => Promise<void> {
+  return async (conn) => {
+    const bytes = await readExactly(conn, count);
+    await Promise.all([readToEnd(conn), writeAll(conn, change(bytes))]);
+  };
+}
+
+/** A UDP peer that answers each new datagram, and each one sent again, as `answer` says. */
+export function udpPeer(
+  answer: (sentence: string, to: Deno.NetAddr, socket: Deno.DatagramConn) => Promise<unknown>,
+  port = 0,
+): { port: number } & AsyncDisposable {
+  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port });
+  async function serve(): Promise<void> {
+    for await (const [bytes, from] of socket) {
+      await answer(decode(bytes), from as Deno.NetAddr, socket);
+    }
+  }
+  const served = serve();
+  return {
+    port: (socket.addr as Deno.NetAddr).port,
+    async [Symbol.asyncDispose](): Promise<void> {
+      socket.close();
+      await served;
+    },
+  };
+}
+
 /** A network of its own, loopback only: its packet filter and port range touch nobody else's. */
 export type Network = Disposable & {
   via: string[]; // what runs a command in it
@@ -151,8 +203,7 @@ export type Network = Disposable & {
 };
 
 /** Makes a network namespace; `using` it removes it. */
-export function makeNetwork(): Network {
-  const name = `echo-test-${crypto.randomUUID().slice(0, 8)}`;
+export function makeNetwork(name = `echo-test-${crypto.randomUUID().slice(0, 8)}`): Network {
   const via = ["ip", "netns", "exec", name];
   run(["ip", "netns", "add", name]);
   run([...via, "ip", "link", "set", "lo", "up"]);
@@ -161,6 +212,24 @@ export function makeNetwork(): Network {
     run: (command) => run([...via, "sh", "-c", command]),
     [Symbol.dispose]: () => run(["ip", "netns", "delete", name]),
   };
+}
+
+/** Two networks of their own, and a cable between them: 10.9.8.1 and .2, fe80::1 and ::2, veth0. */
+export function makeLink(): Disposable & { near: Network; far: Network } {
+  const name = `echo-test-${crypto.randomUUID().slice(0, 8)}`;
+  using stack = new DisposableStack();
+  const near = stack.use(makeNetwork(`${name}-1`));
+  const far = stack.use(makeNetwork(`${name}-2`));
+  run(`ip link add veth0 netns ${name}-1 type veth peer name veth0 netns ${name}-2`.split(" "));
+  for (const [network, number] of [[near, 1], [far, 2]] as const) {
+    network.run(`
+      ip link set veth0 addrgenmode none
+      ip addr add 10.9.8.${number}/24 dev veth0
+      ip addr add fe80::${number}/64 dev veth0 nodad
+      ip link set veth0 up`);
+  }
+  const all = stack.move();
+  return { near, far, [Symbol.dispose]: () => all.dispose() };
 }
 
 function run([command, ...args]: string[]): void {

@@ -315,6 +315,47 @@ Deno.test("-i 0: the next goes out when the one before is back", LIMIT, async (t
   });
 });
 
+Deno.test("a wait that is shorter than a round trip ends no probe", LIMIT, async () => {
+  await using server = serve({ port: 0 });
+  const args = ["-p", `${server.addr.port}`, "-c", "20", "-i", "0.001", "--timeout", "0.001"];
+  for (let i = 0; i < 3; i++) {
+    const { stdout, stderr } = await runScript("udp_client.ts", args);
+    const [sent, echoed, lost, ...others] = countsOf(stdout);
+    assertEquals([sent, echoed! + lost!, ...others], [20, 20, 0, 0, 0]);
+    assertEquals(besideInterval(stderr).replace(/^udp_client: \d+ datagrams? of .*\n/, ""), "");
+  }
+});
+
+Deno.test(
+  "probes that are too long for this system are lost, and it is said why",
+  LIMIT,
+  async () => {
+    // As a macOS would have it: 9,216 bytes at most.
+    const code = `
+    const real = Deno.listenDatagram;
+    Deno.listenDatagram = (options) => {
+      const socket = real(options);
+      socket.send = () => {
+        const error = new Error("Message too long (os error 40)");
+        return Promise.reject(Object.assign(error, { code: "EMSGSIZE" }));
+      };
+      return socket;
+    };
+    const { main } = await import("${fileUrl("udp_client.ts")}");
+    const code = await main(Deno.args);
+    setTimeout(() => Deno.exit(code), 300); // its last lines are out by then
+  `;
+    await using peer = peerWith(echo);
+    const args = [...peer.to, "-c", "3", "-i", "0", "-s", "9217", "--timeout", "0.1"];
+    const { code: exit, stdout, stderr } = await runScript("-", args, {
+      stdin: code,
+      allowNet: `127.0.0.1:0,127.0.0.1:${peer.addr.port}`,
+    });
+    assertEquals([exit, countsOf(stdout)], [1, [3, 0, 3, 0, 0, 0]]);
+    assertMatch(stderr, /^udp_client: cannot send to [^\n]*net\.inet\.udp\.maxdgram[^\n]*\n$/);
+  },
+);
+
 Deno.test("-i: the time from one probe to the next", LIMIT, async () => {
   const times: number[] = [];
   await using peer = new UdpPeer((datagram, _, self) => {

@@ -172,8 +172,7 @@ const ROWS: [fault: string, run: () => Promise<string>][] = [
 
 /** Runs all rows; returns the exit code. */
 async function soak(): Promise<number> {
-  const lack = NEEDS.namespace;
-  if (lack) throw new Error(`cannot soak${lack}`);
+  if (NEEDS.namespace) throw new Error(`cannot soak: ${NEEDS.namespace}`);
   const start = performance.now();
   const late = setTimeout(() => {
     console.error(`soak: not done within ${LIMIT_MS / 1000} s`);

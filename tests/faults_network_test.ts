@@ -1,0 +1,253 @@
+/**
+ * Faults that only time and real networks make: a process that was suspended, a path that is down
+ * for a while, addresses that mean something on one link only, a name server that never answers.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  dropRule,
+  eventsOf,
+  makeLink,
+  makeNetwork,
+  NEEDS,
+  PLAIN_UDP,
+  python,
+  seconds,
+  test,
+  timed,
+} from "./_faults.ts";
+import {
+  decode,
+  exchange,
+  freePort,
+  type Program,
+  readExactly,
+  rudeServer,
+  runScript,
+  spawn,
+  UdpPeer,
+  writeAll,
+} from "./_helpers.ts";
+
+// ---- Suspended ----
+
+/** Steps at once: each is mostly a wait. */
+const ALONE = { sanitizeOps: false, sanitizeResources: false, sanitizeExit: false } as const;
+
+/** Suspends a process for longer than it waits; `meanwhile` happens after it fell asleep. */
+async function suspended(program: Program, meanwhile: () => Promise<void>): Promise<void> {
+  program.kill("SIGSTOP");
+  const state = (): string => Deno.readTextFileSync(`/proc/${program.pid}/stat`).split(") ")[1]!;
+  while (!state().startsWith("T")) await seconds(0.001);
+  await meanwhile();
+  await seconds(1.5); // each waits for one second
+  program.kill("SIGCONT");
+}
+
+test("a process that was suspended reads before it judges", NEEDS.linux, async (t) => {
+  await Promise.all([ // each takes its seconds
+    t.step({
+      name: "udp_client.ts: the echo of a sentence",
+      ...ALONE,
+      fn: async () => {
+        await using server = new UdpPeer();
+        const args = ["-p", `${server.addr.port}`, "--retries", "0", "--timeout", "1", "hello"];
+        await using client = spawn("udp_client.ts", args);
+        const { bytes, from } = await server.next();
+        await suspended(client, () => server.send(bytes, from));
+        const { code, stdout, stderr } = await client.finish();
+        assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
+      },
+    }),
+
+    t.step({
+      name: "udp_client.ts: nor is it sent again",
+      ...ALONE,
+      fn: async () => {
+        await using server = new UdpPeer();
+        const args = ["-p", `${server.addr.port}`, "--retries", "3", "--timeout", "1", "hello"];
+        await using client = spawn("udp_client.ts", args);
+        const { bytes, from } = await server.next();
+        await suspended(client, () => server.send(bytes, from));
+        assertEquals((await client.finish()).code, 0);
+        assertEquals(server.count, 1);
+      },
+    }),
+
+    t.step({
+      name: "udp_client.ts: the last echoes of a probe, and their copies",
+      ...ALONE,
+      fn: async () => {
+        await using server = new UdpPeer();
+        const args = ["-p", `${server.addr.port}`, "-c", "2", "-i", "0", "--timeout", "1"];
+        await using client = spawn("udp_client.ts", args);
+        const [one, two] = [await server.next(), await server.next()];
+        await suspended(client, async () => {
+          for (const { bytes, from } of [one, one, two, two]) await server.send(bytes, from);
+        });
+        const { code, stdout } = await client.finish();
+        assertMatch(stdout, /^2 sent, 2 echoed, 0 lost \(0 %\), 2 duplicated$/m);
+        assertEquals(code, 0);
+      },
+    }),
+
+    t.step({
+      name: "tcp_client.ts: the echo",
+      ...ALONE,
+      fn: async () => {
+        const asleep = Promise.withResolvers<void>();
+        const asked = Promise.withResolvers<void>();
+        const answered = Promise.withResolvers<void>();
+        await using server = rudeServer(async (conn) => {
+          const bytes = await readExactly(conn, 6);
+          asked.resolve();
+          await asleep.promise;
+          await writeAll(conn, bytes);
+          answered.resolve();
+        });
+        const args = ["-p", `${server.port}`, "--timeout", "1", "hello"];
+        await using client = spawn("tcp_client.ts", args);
+        await asked.promise;
+        await suspended(client, async () => {
+          asleep.resolve();
+          await answered.promise;
+        });
+        const { code, stdout, stderr } = await client.finish();
+        assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
+      },
+    }),
+
+    t.step({
+      name: "tcp_server.ts: --idle",
+      ...ALONE,
+      fn: async () => {
+        await using server = spawn("tcp_server.ts", ["-p", "0", "--idle", "1", "--json"]);
+        const { port } = JSON.parse(await server.nextLine());
+        using conn = await Deno.connect({ port });
+        assertEquals(await exchange(conn, "hello\n"), "hello\n");
+        await suspended(server, () => writeAll(conn, "again\n"));
+        assertEquals(decode(await readExactly(conn, 6)), "again\n");
+        conn.close();
+        const closes = eventsOf((await server.stop()).stdout).filter((e) => e.event === "close");
+        assertEquals(closes.map(({ reason }) => reason), ["eof"]);
+      },
+    }),
+  ]);
+});
+
+test("suspended while it connects: the connection counts", NEEDS.namespace, async () => {
+  using link = makeLink();
+  await using server = spawn("tcp_server.ts", ["-H", "10.9.8.2", "-p", "0", "--once"], {
+    via: link.far.via,
+    allowNet: "10.9.8.2:0",
+  });
+  const port = await server.port();
+  link.far.run(dropRule("meta l4proto tcp")); // the first SYN is lost, the next comes in a second
+  const args = ["-H", "10.9.8.2", "-p", `${port}`, "--timeout", "2", "--trace", "hello"];
+  await using client = spawn("tcp_client.ts", args, {
+    via: link.near.via,
+    allowNet: `10.9.8.2:${port}`,
+  });
+  link.near.run("until grep -q ' 02 ' /proc/net/tcp; do sleep 0.01; done"); // SYN_SENT
+  await suspended(client, async () => {
+    link.far.run("nft delete table ip echo");
+    await server.stdout.until("connected");
+    await seconds(1); // and 1.5 more: its two are over
+  });
+  const { code, stdout, stderr } = await client.finish();
+  assertEquals([code, stdout], [0, "hello\n"], stderr);
+});
+
+// ---- Links ----
+
+test("a path that is down for a while: counted, not given up on", NEEDS.namespace, async () => {
+  using link = makeLink();
+  await using server = python(PLAIN_UDP.replace("127.0.0.1", "10.9.8.2"), [], {
+    via: link.far.via,
+  });
+  const port = await server.nextLine();
+  const args = ["-H", "10.9.8.2", "-p", port, "-c", "2500", "-i", "0.001", "-s", "1400"];
+  await using client = spawn("udp_client.ts", [...args, "--timeout", "0.3", "--json"], {
+    via: link.near.via,
+    allowNet: `0.0.0.0:0,10.9.8.2:${port}`,
+  });
+  await client.stdout.until('"seq":500,');
+  // The machine is gone: nobody answers for its address, and what is sent fills the send buffer.
+  link.far.run("ip link set veth0 arp off; ip addr flush dev veth0 scope global");
+  link.near.run("ip neigh flush dev veth0");
+  await seconds(1);
+  link.far.run("ip link set veth0 arp on; ip addr add 10.9.8.2/24 dev veth0");
+  const { code, stdout } = await client.finish();
+  const summary = eventsOf(stdout.slice(stdout.indexOf("\n") + 1))
+    .find(({ event }) => event === "summary");
+  assertEquals([code, summary.sent], [1, 2_500]);
+  assert(summary.lost > 0, "it was never down");
+  assert(summary.echoed > 600, `${summary.echoed} came back`); // more than before it was down
+});
+
+test("addresses of one link: fe80::2%veth0", NEEDS.namespace, async (t) => {
+  using link = makeLink();
+  const host = "fe80::2%veth0";
+  const rows = [
+    // The permission of each, without the zone; a UDP server answers from it to its peer.
+    ["tcp", (port: number) => `[fe80::2]:${port}`, (port: number) => `[fe80::2]:${port}`],
+    ["udp", () => "[fe80::2],[fe80::1]", (port: number) => `[::]:0,[fe80::2]:${port}`],
+  ] as const;
+  for (const [pair, ofServer, ofClient] of rows) {
+    for (const spelling of [host, `[${host}]`]) {
+      await t.step(`${pair} -H ${spelling}`, async () => {
+        const port = freePort();
+        const args = ["-H", spelling, "-p", `${port}`, "--timeout", "5"];
+        const serve = [...args.slice(0, 4), "--once"];
+        const far = { via: link.far.via, allowNet: ofServer(port) };
+        const near = { via: link.near.via, allowNet: ofClient(port) };
+        await using server = spawn(`${pair}_server.ts`, serve, far);
+        assertEquals(await server.nextLine(), `listening on ${pair} [fe80::2]:${port}`);
+        const client = await runScript(`${pair}_client.ts`, [...args, "hello", "stop"], near);
+        assertEquals([client.code, client.stdout, client.stderr], [0, "hello\nstop\n", ""]);
+        const { code, stdout, stderr } = await server.finish();
+        assertEquals([code, stderr], [0, ""]);
+        assertStringIncludes(stdout, "[[fe80::1]:");
+      });
+    }
+
+    for (const side of ["server", "client"] as const) {
+      await t.step(`${pair}_${side}.ts says which permission it lacks`, async () => {
+        const exact = side === "client"
+          ? ofClient(12_000)
+          : pair === "tcp"
+          ? ofServer(12_000)
+          : "[fe80::2]";
+        const script = `${pair}_${side}.ts`;
+        const { via } = side === "server" ? link.far : link.near;
+        const { code, stderr } = await runScript(script, ["-H", host], { via, allowNet: false });
+        assertEquals(code, 1);
+        assertMatch(stderr, /^\w+: no permission to use [^\n]+\n$/);
+        assert(stderr.endsWith(` add --allow-net=${exact}\n`), stderr);
+      });
+    }
+  }
+});
+
+// ---- Names ----
+
+test("a name server that never answers: --timeout ends it", NEEDS.namespace, async () => {
+  using network = makeNetwork();
+  network.run(dropRule("udp dport 53"));
+  const config = await Deno.makeTempFile();
+  try {
+    await Deno.writeTextFile(config, "nameserver 127.0.0.1\n");
+    const bind = 'mount --bind "$0" /etc/resolv.conf && exec "$@"';
+    const via = [...network.via, "sh", "-c", bind, config];
+    const args = ["-H", "echo.example.org", "--timeout", "0.5", "hello"];
+    const client = runScript("udp_client.ts", args, { via, allowNet: "echo.example.org" });
+    const [{ code, stderr }, waited] = await timed(client);
+    const said = 'cannot find the address of "echo.example.org": no answer within 0.5 s';
+    assertEquals([code, stderr], [1, `udp_client: ${said}\n`]);
+    assertLess(waited, 4); // the system's own patience is 10 s
+  } finally {
+    await Deno.remove(config);
+  }
+});
