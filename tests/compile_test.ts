@@ -1,27 +1,20 @@
 /**
- * The scripts as executables and as installed commands, each with the permissions that the README
- * gives it.
+ * The scripts as executables and as installed commands, for any host and port: each from a folder
+ * of its own, and what it says where it was given less.
  *
  * @module
  */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { sectionOf } from "./_docs.ts";
-import { decode, fileUrl, freePort, LIMIT, Program, SCRIPTS } from "./_helpers.ts";
+import { decode, fileUrl, freePort, LIMIT, Program, SCRIPTS, unless } from "./_helpers.ts";
 
 const DOWNLOAD_MS = 20_000; // for the base binary, once: Deno keeps it
 const LINUX = Deno.build.os === "linux";
 const UNIX = Deno.build.os !== "windows";
 /** Any ELF file can stand for the base binary, to look at what is put into it. */
 const STAND_IN = "/bin/true";
-
-/** The least permissions of each script. */
-const NET: Record<string, string[]> = {
-  tcp_server: ["127.0.0.1:12000"],
-  tcp_client: ["127.0.0.1:12000"],
-  udp_server: ["127.0.0.1"],
-  udp_client: ["127.0.0.1:0", "127.0.0.1:12000"],
-};
+const NAMES = SCRIPTS.map((script) => script.replace(/\.ts$/, ""));
 
 /** Runs Deno to its end. */
 async function deno(
@@ -71,21 +64,59 @@ async function withExecutables(
   }
 }
 
+/** Starts a command that was made of a script, in a folder that has nothing to do with it. */
+function start(path: string, args: string[], cwd: string): Program {
+  const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+  // An installed command looks for `deno` on the PATH.
+  const PATH = `${Deno.execPath().replace(/\/[^/]*$/, "")}:${Deno.env.get("PATH")}`;
+  return new Program(path, new Deno.Command(path, { args, cwd, env: { PATH }, ...piped }).spawn());
+}
+
+/** Both pairs of commands in `directory` talk, on a port that is chosen now. */
+async function assertTheyTalk(directory: string): Promise<void> {
+  const cwd = await Deno.makeTempDir();
+  try {
+    for (const transport of ["tcp", "udp"]) {
+      await using server = start(`${directory}/${transport}_server`, ["--port", "0"], cwd);
+      const args = ["--port", `${await server.port()}`, "Hello", "stop"];
+      await using client = start(`${directory}/${transport}_client`, args, cwd);
+      const { code, stdout, stderr } = await client.finish();
+      assertEquals([code, stdout, stderr], [0, "Hello\nstop\n", ""]);
+      assertEquals((await server.stop()).code, 0);
+    }
+  } finally {
+    await Deno.remove(cwd, { recursive: true });
+  }
+}
+
+/** A command that was given less says what it needs, and where that is added. */
+async function assertSaysWhatLacks(path: string, where: string): Promise<void> {
+  const port = freePort();
+  await using program = start(path, ["--port", `${port}`], "/");
+  const { code, stdout, stderr } = await program.finish();
+  assertEquals([code, stdout], [1, ""]);
+  assertStringIncludes(stderr, "no permission to use 127.0.0.1");
+  assertStringIncludes(stderr, where);
+  assertStringIncludes(stderr, "add --allow-net=127.0.0.1");
+}
+
 Deno.test({
-  name: "deno task compile: four executables, each with its own permissions inside" +
-    (LINUX ? "" : " (ignored: the stand-in for the base binary is of Linux)"),
-  ignore: !LINUX,
+  ...unless(
+    !LINUX && "the stand-in for the base binary is of Linux",
+    "deno task compile: four executables, each with all of net inside and nothing else",
+  ),
   ...LIMIT,
   fn: () =>
     withExecutables({ DENORT_BIN: STAND_IN }, async (dist) => {
       const names = [...Deno.readDirSync(dist)].map(({ name }) => name);
-      assertEquals(names.sort(), Object.keys(NET).sort());
-      for (const [name, hosts] of Object.entries(NET)) {
+      assertEquals(names.sort(), NAMES.toSorted());
+      for (const name of NAMES) {
         const contents = new TextDecoder("latin1").decode(await Deno.readFile(`${dist}/${name}`));
         const permissions = JSON.parse(/"permissions":({[^{}]*})/.exec(contents)![1]!);
         const allowed = Object.keys(permissions)
           .filter((key) => key.startsWith("allow_") && key !== "allow_import" && permissions[key]);
-        assertEquals([allowed, permissions.allow_net], [["allow_net"], hosts], name);
+        // An empty list is all hosts; a script imports nothing when it runs.
+        assertEquals([allowed, permissions.allow_net], [["allow_net"], []], name);
         assertStringIncludes(contents, '"features":["net"]', name); // --unstable-net, for UDP
       }
     }),
@@ -93,55 +124,102 @@ Deno.test({
 
 const reason = UNIX ? await whyNotCompile() : "the names of executables are those of Unix";
 Deno.test({
-  name: `deno task compile: the executables run${reason && ` (ignored: ${reason})`}`,
-  ignore: reason !== "",
+  ...unless(reason, "deno task compile: the executables talk to each other"),
   timeout: 120_000, // ms: a base binary has 100 MB, and they are written four times
-  fn: () =>
-    withExecutables({}, async (dist) => {
-      for (const name of Object.keys(NET)) {
-        const { stdout } = await new Deno.Command(`${dist}/${name}`, { args: ["--version"] })
-          .output();
-        assertStringIncludes(decode(stdout), `${name} `);
-        const args = ["--host", "127.0.0.9"];
-        const options = { args, stdin: "null" } as const;
-        const { code, stderr } = await new Deno.Command(`${dist}/${name}`, options).output();
-        assertEquals(code, 1);
-        assertStringIncludes(decode(stderr), "no permission to use 127.0.0.9");
-      }
-    }),
+  fn: () => withExecutables({}, assertTheyTalk),
 });
 
 Deno.test({
-  name: "deno install, as in the README: the commands talk to each other" +
-    (UNIX ? "" : " (ignored: they are started as on Unix)"),
-  ignore: !UNIX,
+  ...unless(reason, "an executable that was given less names the flag, at deno compile"),
+  timeout: 120_000, // ms
+  async fn(): Promise<void> {
+    const directory = await Deno.makeTempDir();
+    const path = `${directory}/tcp_client`;
+    try {
+      const less = ["--allow-net=127.0.0.1:12000", "--output", path, "tcp_client.ts"];
+      const { success, stderr } = await deno(["compile", "--no-check", "--quiet", ...less], {
+        cwd: fileUrl("."),
+      });
+      assert(success, stderr);
+      await assertSaysWhatLacks(path, "at deno compile add");
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  },
+});
+
+/** Runs `main` of a script as if it were compiled, and prints its error. */
+const asIfCompiled = (script: string): string => `
+Object.defineProperty(Deno, "build", { value: { ...Deno.build, standalone: true } });
+const { main } = await import("${fileUrl(script)}");
+await main(Deno.args).catch((error) => console.log(error.message));`;
+
+Deno.test(
+  "without a permission: the flag, and where it is added, however a script is run",
+  LIMIT,
+  async () => {
+    const file = await Deno.makeTempFile({ suffix: ".js" });
+    try {
+      for (const script of SCRIPTS) {
+        await Deno.writeTextFile(file, asIfCompiled(script));
+        const run = (path: string): ReturnType<typeof deno> =>
+          deno(["run", "--config", "deno.json", "--no-prompt", path, "--port", "23456"], {
+            cwd: fileUrl("."),
+          });
+        const [plain, compiled] = [await run(script), await run(file)];
+        const flag = /add (--allow-net=.*)\n/.exec(plain.stderr)?.[1];
+        assert(flag, plain.stderr);
+        assertEquals(/at deno compile add (.*)\n/.exec(compiled.stdout)?.[1], flag);
+        assertStringIncludes(plain.stderr, "deno run");
+        assertStringIncludes(plain.stderr, "deno install");
+      }
+    } finally {
+      await Deno.remove(file);
+    }
+  },
+);
+
+/** Runs a line of the README that installs a script, for a root of its own. */
+async function install(line: string, root: string): Promise<void> {
+  const [, ...args] = line.split(" ");
+  const { success, stderr } = await deno([...args, "--root", root], { cwd: fileUrl(".") });
+  assert(success, stderr);
+}
+
+Deno.test({
+  ...unless(
+    !UNIX && "installed commands are started as on Unix",
+    "deno install, as in README.md: the commands talk, from another folder, on another port",
+  ),
   ...LIMIT,
   async fn(): Promise<void> {
-    const port = `${freePort()}`;
-    const { text } = sectionOf("README.md", "Installing");
-    const installs = text.replaceAll("12000", port).match(/^deno install .*$/gm)!;
+    const lines = sectionOf("README.md", "Installing").text.match(/^deno install .*$/gm)!;
     const root = await Deno.makeTempDir();
-    const path = `${Deno.execPath().replace(/\/[^/]*$/, "")}:${Deno.env.get("PATH")}`;
-    function start(name: string, ...args: string[]): Program {
-      const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
-      const options = { args: ["--port", port, ...args], env: { PATH: path }, ...piped };
-      return new Program(name, new Deno.Command(`${root}/bin/${name}`, options).spawn());
-    }
     try {
-      assertEquals(installs.length, SCRIPTS.length);
-      for (const install of installs) {
-        const [, ...args] = install.split(" ");
-        const { success, stderr } = await deno([...args, "--root", root], { cwd: fileUrl(".") });
-        assert(success, stderr);
+      assertEquals(lines.length, SCRIPTS.length);
+      for (const line of lines) await install(line, root);
+      await assertTheyTalk(`${root}/bin`);
+    } finally {
+      await Deno.remove(root, { recursive: true });
+    }
+  },
+});
+
+Deno.test({
+  ...unless(
+    !UNIX && "installed commands are started as on Unix",
+    "an installed command that was given less names the flag, at deno install",
+  ),
+  ...LIMIT,
+  async fn(): Promise<void> {
+    const lines = sectionOf("README.md", "Installing").text.match(/^deno install .*$/gm)!;
+    const root = await Deno.makeTempDir();
+    try {
+      for (const line of lines) {
+        const least = line.includes("udp_server") ? "127.0.0.9" : "127.0.0.1:12000";
+        await install(line.replace("--allow-net", `--allow-net=${least}`), root);
       }
-      for (const transport of ["tcp", "udp"]) {
-        await using server = start(`${transport}_server`);
-        assertEquals(await server.port(), Number(port));
-        await using client = start(`${transport}_client`, "Hello", "stop");
-        const { code, stdout, stderr } = await client.finish();
-        assertEquals([code, stdout, stderr], [0, "Hello\nstop\n", ""]);
-        assertEquals((await server.stop()).code, 0);
-      }
+      for (const name of NAMES) await assertSaysWhatLacks(`${root}/bin/${name}`, "at deno install");
     } finally {
       await Deno.remove(root, { recursive: true });
     }
