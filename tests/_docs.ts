@@ -90,14 +90,14 @@ export function isTyped(section: Section): boolean {
     .some(({ lines }) => lines.some((line) => KEYS.test(line) || SMALL_CLIENT.test(line)));
 }
 
-/** Runs the transcripts of a section as a person would, and compares what they show. */
-export async function replay(section: Section): Promise<void> {
+/** Runs the transcripts of a section as a person would, `via` a command, and compares the outcome. */
+export async function replay(section: Section, via: string[] = []): Promise<void> {
   const ports = new Map<string, string>(); // from 12000, as it is written, to the one in use
   const terminals = new Map<string, Terminal>();
   try {
     for (const [i, { info, lines }] of transcriptsOf(section).entries()) {
       const name = info[1] ?? `terminal ${i + 1}`;
-      const terminal = terminals.get(name) ?? new Terminal(ports, isTyped(section));
+      const terminal = terminals.get(name) ?? new Terminal(ports, { typed: isTyped(section), via });
       terminals.set(name, terminal);
       const ended = await terminal.play(lines);
       // A server says so when a client has gone; the next one comes after that, as for a person.
@@ -115,6 +115,7 @@ export async function replay(section: Section): Promise<void> {
 class Terminal implements AsyncDisposable {
   readonly #ports: Map<string, string>;
   readonly #typed: boolean; // else it needs no terminal: one costs a tenth of a second
+  readonly #via: string[]; // a command that runs the command behind it
   readonly #expected: string[] = [];
   readonly #shown: string[] = [];
   #program: Program | undefined;
@@ -126,9 +127,10 @@ class Terminal implements AsyncDisposable {
   #skips = false; // after `…`, to the line behind it
   #serves = false; // it goes on until it is told to end
 
-  constructor(ports: Map<string, string>, typed: boolean) {
+  constructor(ports: Map<string, string>, { typed, via }: { typed: boolean; via: string[] }) {
     this.#ports = ports;
     this.#typed = typed;
+    this.#via = via;
   }
 
   /** Does what a fence says, and reads what must come of it. Returns how many TCP clients ended. */
@@ -165,7 +167,10 @@ class Terminal implements AsyncDisposable {
       .replace(/^sudo /, "") // these tests run as root, or not at all
       .replace(/^(deno run|python3) [^|&]*$/, "exec $&");
     const bash = ["bash", "-c", `exec 2>&1; (exit ${this.#status}); ${command}`];
-    const [name, ...args] = this.#typed ? [python(), ...PTY.slice(1), ...bash] : bash;
+    const [name, ...args] = [
+      ...this.#via,
+      ...(this.#typed ? [python(), ...PTY.slice(1), ...bash] : bash),
+    ];
     const options = {
       env: {
         NO_COLOR: "1",
@@ -267,7 +272,8 @@ class Terminal implements AsyncDisposable {
 
   #withoutPorts(text: string): string {
     const written = new Map([...this.#ports].map(([port, free]) => [free, port]));
-    return text.replace(/\b\d{5}\b/g, (number) => written.get(number) ?? number);
+    return text.replace(/\b\d{5}\b/g, (number) => written.get(number) ?? number)
+      .replace(/(Start the server first: .*) --port 12000\b/, "$1"); // it is the usual one
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -310,6 +316,7 @@ function mask(text: string): string {
     .replace(/(?<=◀──.* )\d+\.\d ms$/gm, "<time>")
     .replace(/(?<=, )\d+\.\d s(?=$|,)/gm, "<seconds>")
     .replace(/(?<= in )\d+(\.\d+)? s\b/g, "<seconds>")
+    .replace(/(?<="time":")[^"]+/g, "<time>")
     .replace(/(?<="seconds":)\d+(\.\d+)?(?=[,}])/g, "<seconds>")
     .replace(/(?<=time=|"rtt_ms":|"(?:min|avg|max|mdev|p\d\d)":)\d+(\.\d+)?\b/g, "<ms>")
     .replace(/(?<=^(?:rtt| {4}p50).*[=/] ?)\d+(\.\d+)?(?=.* ms$)/gm, "<ms>");
@@ -349,7 +356,7 @@ function elide(shown: string, expected: string): string {
 
 /** A histogram becomes the number of its echoes; its bars must be in proportion. */
 function maskHistogram(text: string): string {
-  return text.replace(/(?:^ {2}to +\d+ (?:µs|ms|s) +\d+ ?█*(?:\n|$))+/gm, (rows) => {
+  return text.replace(/(?:^ *(?:to|over) \d+ (?:µs|ms|s) +\d+ ?█*(?:\n|$))+/gm, (rows) => {
     const bars = [...rows.matchAll(/(\d+) ?(█*)$/gm)];
     const counts = bars.map(([, count]) => Number(count));
     const most = Math.max(...counts);

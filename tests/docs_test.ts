@@ -1,18 +1,12 @@
 /**
  * What README.md and docs/lab/README.md show and say: transcripts, options, places in the code, events,
- * permissions, the fixture, and the configuration of nginx are all tried. So are the small programs
- * of the lab: in every pair, and in every way that the lab says they break.
+ * permissions, and the configuration of nginx are all tried. So are the small programs of the lab: in
+ * every pair, and in every way that the lab says they break.
  *
  * @module
  */
 
-import {
-  assert,
-  assertEquals,
-  assertMatch,
-  assertRejects,
-  assertStringIncludes,
-} from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import {
   codeIn,
   isTyped,
@@ -22,6 +16,7 @@ import {
   sectionOf,
   transcriptsOf,
 } from "./_docs.ts";
+import { makeNetwork } from "./_faults.ts";
 import {
   decode,
   encode,
@@ -41,12 +36,14 @@ import {
   SCRIPTS,
   spawn,
   UdpPeer,
+  unless,
   writeAll,
 } from "./_helpers.ts";
 import { serve as serveTcp } from "../tcp_server.ts";
 import { serve as serveUdp } from "../udp_server.ts";
 
 const DOCS = ["README.md", "docs/lab/README.md"];
+const LAN_ADDRESS = "192.168.1.20"; // of the machine on which a server is, in README.md
 const HAS_BASH = hasTool("bash", "--version");
 const HAS_PTY = hasTool(PTY[0]!, "-c", "import pty");
 const HAS_NAMESPACES = hasTool("unshare", "-n", "ip", "link");
@@ -56,7 +53,9 @@ const HAS_NGINX = hasTool("nginx", "-v") && exists(STREAM_MODULE);
 const sources = new Map(SCRIPTS.map((name) => [name, Deno.readTextFileSync(fileUrl(name))]));
 /** What each script prints for `--help`. */
 const helps = new Map(
-  [...sources].map(([name, source]) => [name, /^const HELP = `(.*?)\n`;$/ms.exec(source)![1]!]),
+  await Promise.all(
+    SCRIPTS.map(async (name) => [name, (await runScript(name, ["--help"])).stdout] as const),
+  ),
 );
 
 function exists(path: string | URL): boolean {
@@ -71,42 +70,60 @@ function exists(path: string | URL): boolean {
 
 for (const path of DOCS) {
   for (const section of readSections(path)) {
-    if (transcriptsOf(section).length === 0) continue;
-    const rooted = transcriptsOf(section).some(({ lines }) => lines[0]!.includes("sudo"));
+    const transcripts = transcriptsOf(section);
+    if (transcripts.length === 0) continue;
+    const shows = (text: string): boolean =>
+      transcripts.some(({ lines }) => lines.some((line) => line.includes(text)));
+    const elsewhere = shows(LAN_ADDRESS);
+    const rooted = elsewhere || shows("$ sudo ");
     const ready = HAS_BASH && (HAS_PTY || !isTyped(section)) && (HAS_NAMESPACES || !rooted);
-    const reason = ready
-      ? ""
-      : ` (ignored: needs bash, python3 for a terminal${rooted ? ", and root" : ""})`;
-    const name = `${path}, transcripts of "${section.title}"${reason}`;
-    Deno.test({ name, ignore: !ready, ...LIMIT, fn: () => replay(section) });
+    const missing = `needs bash, python3 for a terminal${rooted ? ", ip, and root" : ""}`;
+    Deno.test({
+      ...unless(!ready && missing, `${path}, transcripts of "${section.title}"`),
+      ...LIMIT,
+      async fn(): Promise<void> {
+        if (!elsewhere) return await replay(section);
+        using network = makeNetwork();
+        network.run(`ip address add ${LAN_ADDRESS}/24 dev lo`);
+        await replay(section, network.via);
+      },
+    });
   }
 }
 
 // ---- Options ----
 
-Deno.test("the help texts that are quoted here are those of --help", LIMIT, async () => {
-  for (const [script, help] of helps) {
-    assertEquals((await runScript(script, ["--help"])).stdout, `${help}\n`);
+Deno.test("README.md, the options that matter: each script has those of its rows", () => {
+  const rows = rowsOf(sectionOf("README.md", "The options that matter"));
+  assert(rows.length > 5);
+  const all = rows.flatMap(([options]) => codeIn(options!));
+  assertEquals(all.length, new Set(all).size);
+  for (const [options, of] of rows as [string, string][]) {
+    for (const option of codeIn(options)) {
+      const having = SCRIPTS.filter((script) => helps.get(script)!.includes(` ${option} `));
+      const meant = SCRIPTS.filter((script) => isOf(script, of));
+      if (options.includes("--wait")) assert(having.every((script) => meant.includes(script)));
+      else assertEquals(having, meant, option);
+    }
   }
 });
 
-Deno.test("README.md quotes --help to the letter, the usage and options of each script", () => {
-  for (const [script, help] of helps) {
-    const [quoted] = sectionOf("README.md", script).fences.filter(({ info }) => info[0] === "text");
-    const [usage, ...options] = quoted!.lines.filter((line) => line !== "");
-    assertStringIncludes(help, `\n${usage}\n`);
-    for (const option of options) assert(help.split("\n").includes(option), `${script}: ${option}`);
-  }
-});
+/** Whether a script is one of those that a cell names: all, servers, clients, or one. */
+function isOf(script: string, cell: string): boolean {
+  return cell.startsWith("all") || cell.includes(kindOf(script)) ||
+    codeIn(cell).some((name) => script.startsWith(name));
+}
 
-Deno.test("every option in the documentation exists", () => {
-  const all = [...helps.values()].join("\n");
+Deno.test("every option in the documentation exists", LIMIT, async () => {
+  const others = ["docs/demo.ts", "docs/lab/grade.ts"].map((name) => runScript(name, ["--help"]));
+  const all = [...helps.values(), ...(await Promise.all(others)).map(({ stdout }) => stdout)]
+    .join("\n");
   const ofDeno = `deno run --help; deno install --help`
     .split("; ")
     .map((command) => command.split(" ").slice(1))
     .map((args) => new Deno.Command(Deno.execPath(), { args, env: { NO_COLOR: "1" } }).outputSync())
     .map(({ stdout }) => decode(stdout))
-    .join("\n") + " --yes"; // npx
+    .join("\n") + " --yes --add-port"; // of npx, and of a firewall
   for (const path of DOCS) {
     const text = Deno.readTextFileSync(fileUrl(path));
     for (const [, script, args] of text.matchAll(/ (\w+\.ts)((?: [^\n|<>&`]+)?)/g)) {
@@ -122,30 +139,6 @@ Deno.test("every option in the documentation exists", () => {
 });
 
 // ---- Places in the code ----
-
-/** A function, method or constant function of a script, with its body; deno fmt sets its end. */
-function bodyOf(name: string, script: string): string {
-  const head = `(?:export )?(?:async )?(?:function\\*? )?${name}\\((?:.*\\{)?`; // a call ends otherwise
-  const found = new RegExp(`^( *)${head}\\n(?:.*\\n)*?\\1\\}`, "m").exec(sources.get(script)!);
-  if (!found) throw new Error(`no function ${name} in ${script}`);
-  return found[0];
-}
-
-Deno.test("README.md, the lab's table: each place exists, and makes the call", () => {
-  const rows = readSections("README.md").flatMap(rowsOf).filter((row) =>
-    /\.ts`$/.test(row[3] ?? "")
-  );
-  assert(rows.length > 15);
-  for (const [step, , call, where] of rows as [string, string, string, string][]) {
-    const places = codeIn(where);
-    const script = places.pop()!;
-    const bodies = places.map((name) => bodyOf(name, script));
-    const calls = codeIn(call).map((code) => code.replace(/\(.*/, "("));
-    for (const code of calls) assertStringIncludes(bodies[0]!, code, `${step}: ${where}`);
-    // `write` in `converse`: the second one holds the first
-    for (const outer of bodies.slice(1)) assertStringIncludes(outer, bodies[0]!.trim());
-  }
-});
 
 /** The targets of the links in a text that are files of the repo, with the text of each link. */
 function linksIn(path: string): { text: string; target: string }[] {
@@ -171,49 +164,72 @@ for (const script of SCRIPTS) {
 
 // ---- JSON ----
 
-/** The fields in a cell of the table: optional ones end with a question mark. */
-function fieldsIn(cell: string): string[] {
-  return cell.split("; ").map((field) => {
-    const [name] = codeIn(field);
-    return field.includes(", if ") ? `${name}?` : name!;
-  });
+/** What the table says: the fields of each event of each script. */
+function eventsInTable(): Map<string, Set<string>> {
+  const events = new Map<string, Set<string>>();
+  for (const [event, from, fields] of rowsOf(sectionOf("README.md", "JSON"))) {
+    for (const script of SCRIPTS.filter((script) => isOf(script, from!))) {
+      const kind = [script, ...codeIn(event!), ...(from!.includes("probing") ? ["probing"] : [])];
+      const names = fields!.split("; ").flatMap((field) => codeIn(field).slice(0, 1));
+      events.set(kind.join(" "), new Set(names));
+    }
+  }
+  return events;
 }
 
 Deno.test("README.md, JSON: the table has every event, with every field", LIMIT, async () => {
   const seen = new Map<string, Set<string>>(); // by script and event
   function take(script: string, output: string): void {
     for (const line of output.trim().split("\n")) {
-      const { event, ...fields } = JSON.parse(line);
-      const kind = `${script} ${event}${"seq" in fields ? ", probing" : ""}`;
-      if (!seen.has(kind)) seen.set(kind, new Set());
-      for (const field of Object.keys(fields)) seen.get(kind)!.add(field);
+      const object = JSON.parse(line);
+      const [time, event, ...fields] = Object.keys(object);
+      assertEquals([time, event], ["time", "event"]);
+      assertMatch(object.time, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
+      const kind = `${script} ${object.event}${"seq" in object ? " probing" : ""}`;
+      seen.set(kind, new Set([...seen.get(kind) ?? [], ...fields]));
     }
   }
+  /** Runs a script to its end. */
+  async function run(script: string, args: string[]): Promise<void> {
+    take(script, (await runScript(script, [...args, "--json"])).stdout);
+  }
+  for (const script of SCRIPTS) await run(script, ["--nonsense"]); // error
   for (const transport of ["tcp", "udp"]) {
     const [server, client] = [`${transport}_server.ts`, `${transport}_client.ts`];
-    await using running = spawn(server, ["--port", "0", "--json"]);
+    const lossy = transport === "udp" ? ["--drop", "0.5", "--seed", "4"] : [];
+    await using running = spawn(server, ["--port", "0", "--json", ...lossy]);
     const ready = await running.nextLine();
-    const args = ["--port", `${JSON.parse(ready).port}`, "--json"];
-    take(client, (await runScript(client, [...args, "x".repeat(2_000), "stop"])).stdout);
-    take(client, (await runScript(client, [...args, "--count", "1"])).stdout);
+    const args = ["--port", `${JSON.parse(ready).port}`, "--timeout", "5"];
+    const long = ["x".repeat(2_000), "stop"];
+    await run(client, [...args, ...(lossy.length > 0 ? ["--retries", "9"] : []), ...long]);
+    await run(client, [...args, "--count", "9", "--interval", "0", "--timeout", "0.2"]);
     take(server, `${ready}\n${(await running.stop()).stdout}`);
   }
-  await using losing = spawn("udp_server.ts", ["--port", "0", "--json", "--drop", "1"]);
-  const { port } = JSON.parse(await losing.nextLine());
-  await runScript("udp_client.ts", ["-p", `${port}`, "--retries", "0", "--timeout", "0.05", "hi"]);
-  take("udp_server.ts", (await losing.stop()).stdout);
-  const expected = new Map<string, Set<string>>();
-  for (const [event, from, fields] of rowsOf(sectionOf("README.md", "JSON"))) {
-    const scripts = SCRIPTS.filter((name) => from!.includes(name) || from!.includes(kindOf(name)));
-    for (const script of scripts) {
-      const probing = event!.includes("echo") && from!.includes("probing") ? ", probing" : "";
-      const kind = `${script} ${codeIn(event!)[0]}${probing}`;
-      expected.set(kind, new Set(fieldsIn(fields!).map((field) => field.replace("?", ""))));
+  // Warnings, and a loss.
+  await using lossy = spawn("udp_server.ts", ["--port", "0", "--json", "--drop", "1"]);
+  const begin = [await lossy.nextLine(), await lossy.nextLine()]; // the first tells its seed
+  take("udp_server.ts", [...begin, (await lossy.stop()).stdout].join("\n"));
+  await run("tcp_client.ts", ["--port", `${freePort()}`, "--wait", "0.1", "hello"]); // that it waits
+  await using peer = new UdpPeer((datagram, _, self) => {
+    if (decode(datagram.bytes) === "one") return self.send("two", datagram.from).then(echo);
+    function echo(): Promise<void> {
+      return self.send("one", datagram.from);
     }
-  }
+  });
+  const args = ["--port", `${peer.addr.port}`, "--retries", "0", "--timeout", "0.3"];
+  await run("udp_client.ts", [...args, "one", "three"]); // of the wrong answer, and of the loss
+  await using server = spawn("tcp_server.ts", ["--port", "0", "--json"]);
+  const listening = await server.nextLine();
+  using conn = await Deno.connect({ port: JSON.parse(listening).port });
+  const open = await server.nextLine();
+  server.kill("SIGTERM");
+  const waiting = await server.nextLine(); // half a second later
+  conn.close();
+  take("tcp_server.ts", [listening, open, waiting, decode(await server.stdout.rest())].join("\n"));
+
   const sorted = (map: Map<string, Set<string>>): unknown =>
     [...map].map(([kind, fields]) => [kind, [...fields].sort()]).sort();
-  assertEquals(sorted(seen), sorted(expected));
+  assertEquals(sorted(seen), sorted(eventsInTable()));
 });
 
 /** `servers` or `clients`. */
@@ -222,6 +238,20 @@ function kindOf(script: string): string {
 }
 
 // ---- Permissions ----
+
+Deno.test({
+  ...unless(
+    !HAS_PTY && "needs python3 for a terminal",
+    "README.md, permissions: Deno asks a person",
+  ),
+  ...LIMIT,
+  async fn(): Promise<void> {
+    for (const script of SCRIPTS) {
+      await using asking = spawn(script, [], { allowNet: false, via: PTY });
+      assertMatch(await asking.stdout.until("[y/n/A]"), /Deno requests .*net access to "127/s);
+    }
+  },
+});
 
 for (const [host, tcp, udpServer, udpClient] of rowsOf(sectionOf("README.md", "Permissions"))) {
   const hostname = codeIn(host!)[0]!;
@@ -238,7 +268,7 @@ for (const [host, tcp, udpServer, udpClient] of rowsOf(sectionOf("README.md", "P
       if (!allowNet) continue;
       const { code, stderr } = await runScript(script, ["--host", hostname], { allowNet: false });
       assertEquals(code, 1);
-      const asked = /no permission .*Add --allow-net=(.*)\n$/.exec(stderr)?.[1];
+      const asked = /no permission .*add --allow-net=(.*)\n$/.exec(stderr)?.[1];
       // What a name stands for, and who will ask on a wildcard, it does not know yet.
       const open = /^(localhost|0\.0\.0\.0)$/.test(hostname) && script.startsWith("udp");
       assertEquals(open ? allowNet.split(",")[0] : allowNet, asked, script);
@@ -267,15 +297,16 @@ for (const [host, tcp, udpServer, udpClient] of rowsOf(sectionOf("README.md", "P
 
 // ---- The rest of it ----
 
-Deno.test("README.md: its commands stand where CI looks for them", () => {
+Deno.test("README.md: at most 300 lines; its commands stand where CI looks for them", () => {
   const text = Deno.readTextFileSync(fileUrl("README.md"));
+  assert(text.trimEnd().split("\n").length <= 300);
   for (const task of ["demo", "test"]) {
     assert(new RegExp(`^npx --yes deno@\\d+\\.\\d+\\.\\d+ task ${task}$`, "m").test(text));
   }
 });
 
 Deno.test("every link and every file that the documentation names is there", () => {
-  for (const path of DOCS) {
+  for (const path of [...DOCS, "docs/measured.md"]) {
     for (const { target } of linksIn(path)) {
       const [file, anchor] = target.split("#");
       assert(exists(new URL(file!, fileUrl(path))), `${path}: ${target}`);
@@ -285,8 +316,8 @@ Deno.test("every link and every file that the documentation names is there", () 
       assert(anchors.includes(anchor), `${path}: ${target}`);
     }
   }
-  for (const [place] of rowsOf(sectionOf("README.md", "Layout"))) {
-    for (const name of codeIn(place!)) assert(exists(fileUrl(name)), name);
+  for (const name of codeIn(sectionOf("README.md", "Layout").text)) {
+    assert(name.startsWith("deno ") || exists(fileUrl(name)), name);
   }
 });
 
@@ -295,31 +326,11 @@ function relative(target: string, path: string): string {
   return new URL(target, fileUrl(path)).href.slice(fileUrl("").href.length);
 }
 
-Deno.test("README.md, in your own tests: the example is checked, and passes", LIMIT, async () => {
-  async function deno(...args: string[]): Promise<string> {
-    const options = { args, cwd: fileUrl("."), env: { NO_COLOR: "1" } };
-    const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), options).output();
-    assert(success, decode(stderr));
-    return decode(stdout);
-  }
-  await deno("check", "--doc-only", ...DOCS);
-  const { fences } = sectionOf("README.md", "In your own tests");
-  const code = fences.flatMap(({ lines }) => lines).join("\n")
-    .replace(/"\.\/(\w+\.ts)"/, (_, name) => `"${fileUrl(name)}"`);
-  const file = await Deno.makeTempFile({ suffix: "_test.ts" });
-  try {
-    await Deno.writeTextFile(file, code);
-    const options = ["--no-check", "--config", "deno.json", "--allow-net=127.0.0.1"];
-    assertStringIncludes(await deno("test", ...options, file), "ok | 1 passed | 0 failed");
-  } finally {
-    await Deno.remove(file);
-  }
-});
-
 Deno.test({
-  name: "README.md, several machines: nginx spreads clients as it is configured there" +
-    (HAS_NGINX ? "" : " (ignored: needs nginx and its stream module)"),
-  ignore: !HAS_NGINX,
+  ...unless(
+    !HAS_NGINX && "needs nginx and its stream module",
+    "docs/nginx.conf: it spreads clients, and cuts off nothing",
+  ),
   ...LIMIT,
   async fn(t): Promise<void> {
     const logs = [1, 2].map(() => ({
@@ -354,11 +365,10 @@ Deno.test({
   },
 });
 
-/** Runs nginx with the block of the README, on other ports. */
+/** Runs nginx with docs/nginx.conf, on other ports. */
 async function startNginx(ports: Record<string, string>): Promise<AsyncDisposable> {
-  const { fences } = sectionOf("README.md", "Several processes, several machines");
-  const [block] = fences.filter(({ info }) => info[0] === "nginx").map(({ lines }) => lines);
-  const stream = block!.join("\n").replace(/\b120\d\d\b/g, (port) => ports[port]!);
+  const stream = (await Deno.readTextFile(fileUrl("docs/nginx.conf")))
+    .replace(/\b120\d\d\b/g, (port) => ports[port]!);
   const directory = await Deno.makeTempDir();
   const config = `${directory}/nginx.conf`;
   const head = `load_module ${STREAM_MODULE};
