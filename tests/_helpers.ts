@@ -15,7 +15,6 @@ const KILL_MS = 25_000; // a process this old is killed, so that its test fails 
 
 /** The four scripts. */
 export const SCRIPTS = ["tcp_server.ts", "tcp_client.ts", "udp_server.ts", "udp_client.ts"];
-export const ALL_SCRIPTS: string[] = SCRIPTS;
 
 /** Runs the command behind it at a terminal (all three streams); its own pipes are the person. */
 export const PTY: string[] = [

@@ -311,6 +311,23 @@ Deno.test({
   },
 });
 
+Deno.test("an executable suggests the other executable", LIMIT, async () => {
+  const port = freePort();
+  await using program = spawn("-", [], { allowNet: "127.0.0.1,localhost" });
+  await program.write(`
+    Object.defineProperty(Deno, "build", { value: { ...Deno.build, standalone: true } });
+    const { connect } = await import(${JSON.stringify(fileUrl("tcp_client.ts").href)});
+    for (const hostname of ["127.0.0.1", "localhost"]) {
+      const error = await connect({ hostname, port: ${port} }).catch((error) => error);
+      console.log(error.message.split(": ").at(-1));
+    }
+  `);
+  await program.end();
+  const { stdout, stderr } = await program.finish();
+  assertEquals(stderr, "");
+  assertEquals(stdout, `tcp_server --port ${port}\ntcp_server --host localhost --port ${port}\n`);
+});
+
 Deno.test("errors of other systems, in our own words", LIMIT, async (t) => {
   const refused = "Es konnte keine Verbindung hergestellt werden, da der Zielcomputer die " +
     "Verbindung verweigerte. (os error 10061)";

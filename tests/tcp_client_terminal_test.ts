@@ -16,7 +16,7 @@ import {
   unless,
   writeAll,
 } from "./_helpers.ts";
-import { start } from "./_tcp.ts";
+import { aWhile, start } from "./_tcp.ts";
 
 const NO_PTY = !hasTool("python3", "-c", "import pty") && "no python3 with a pty here";
 
@@ -115,6 +115,7 @@ Deno.test({
       await using server = rudeServer(async (conn) => {
         const bytes = await readToEnd(conn);
         await writeAll(conn, bytes.subarray(0, 2)); // within the first character
+        await aWhile(); // so that it comes in two reads
         await conn.write(bytes.subarray(2));
       });
       const args = ["--port", `${server.port}`, "你好"];

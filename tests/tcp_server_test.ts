@@ -584,6 +584,18 @@ Deno.test("--quiet prints no connections and sentences", LIMIT, async () => {
   assertMatch(stdout, /^stopped.* 1 connection, 2 messages, 11 bytes, .*\n$/);
 });
 
+Deno.test("an echo in two writes waits for no ACK of the first", LIMIT, async () => {
+  await using server = start();
+  using conn = await server.connect();
+  const times: number[] = [];
+  for (let i = 0; i < 51; i++) {
+    const sentAt = performance.now();
+    await exchange(conn, "\n".repeat(400)); // of so many lines others have a turn in between
+    times.push(performance.now() - sentAt);
+  }
+  assertLess(times.sort((a, b) => a - b)[25]!, 35); // by default it is 40 ms
+});
+
 Deno.test("--json prints one object a line, safe to see", LIMIT, async () => {
   await using server = spawn("tcp_server.ts", ["--port", "0", "--json", "--once"]);
   const { time: _, port, ...first } = JSON.parse(await server.nextLine());
