@@ -1,12 +1,13 @@
 /**
- * What the tests of `udp_server.ts` share: a server in this process with its events, and a socket
- * without a network.
+ * What the tests of the UDP scripts share: a server in this process with its events, a socket
+ * without a network, the client's socket.
  *
  * @module
  */
 
+import { type EchoSocket, open, type OpenOptions } from "../udp_client.ts";
 import { type EchoServer, serve, type ServeOptions, type ServerEvent } from "../udp_server.ts";
-import { encode, EventLog, type Program } from "./_helpers.ts";
+import { type Bytes, encode, EventLog, type Program, type Script, UdpPeer } from "./_helpers.ts";
 
 /** A server in this process, and its events. */
 export type Server = EchoServer & { port: number; log: EventLog<ServerEvent> };
@@ -126,4 +127,36 @@ export function startFake(
   } finally {
     deno.listenDatagram = real;
   }
+}
+
+// ---- The client ----
+
+/** What makes a peer an echo server. */
+export const echo: Script = ({ bytes, from }, _, self) => self.send(bytes, from);
+
+/** The client's socket, for `await using`. */
+export async function openTo(
+  { addr }: { addr: Deno.NetAddr },
+  options: OpenOptions = {},
+): Promise<EchoSocket & Disposable> {
+  const socket = await open({ hostname: addr.hostname, port: addr.port, ...options });
+  return Object.assign(socket, { [Symbol.dispose]: () => socket.close() });
+}
+
+/** Where the client finds a server. */
+export function to({ addr }: { addr: Deno.NetAddr }): string[] {
+  return ["--port", `${addr.port}`];
+}
+
+/** A port where nobody listens. */
+export async function deadPort(): Promise<number> {
+  await using peer = new UdpPeer();
+  return peer.addr.port;
+}
+
+/** A stream of some chunks. */
+export function streamOf(...chunks: (string | Bytes)[]): ReadableStream<Uint8Array> {
+  return ReadableStream.from(
+    chunks.map((chunk) => typeof chunk === "string" ? encode(chunk) : chunk),
+  );
 }
