@@ -326,6 +326,17 @@ Deno.test("a wait that is shorter than a round trip ends no probe", LIMIT, async
   }
 });
 
+Deno.test("probes go out in their order, however fast", LIMIT, async () => {
+  await using peer = peerWith(echo);
+  for (const interval of ["0.0001", "0.001", "0.002"]) {
+    const args = [...peer.to, "-c", "400", "-i", interval, "--quiet", "--timeout", "1"];
+    const { stdout } = await runScript("udp_client.ts", args);
+    const numbers = (await peer.arrived()).map(({ bytes }) => numberOf(bytes));
+    assertEquals(numbers, numbers.toSorted((a, b) => a - b), `-i ${interval}`);
+    assertEquals(countsOf(stdout)[4], 0, stdout);
+  }
+});
+
 Deno.test(
   "probes that are too long for this system are lost, and it is said why",
   LIMIT,
