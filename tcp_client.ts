@@ -519,7 +519,7 @@ async function probe(
     await talk(lines, new WritableStream(), { ...options, stopWords: [], onReady });
   } finally {
     probe.end();
-    endStatus();
+    await endStatus();
     if (probe.sent > 0) printSummary(said(), { sent: probe.sent, echoed: times.length }, times);
     checkInterval(plan.intervalSeconds, probe.sent, probe.sentAt - probe.startedAt);
   }
@@ -673,13 +673,14 @@ function checkInterval(seconds: number, sent: number, ms: number): void {
 }
 
 /** Shows how a probe gets on, where its echoes are not printed; returns what ends that. */
-function startStatus(shown: boolean, status: () => string): () => void {
-  if (!shown || !Deno.stderr.isTerminal()) return () => {};
+function startStatus(shown: boolean, status: () => string): () => Promise<void> {
+  if (!shown || !Deno.stderr.isTerminal()) return () => Promise.resolve();
   const draw = (text: string): void => stderr.print(`\r\x1b[K${text}`, { end: "" });
   const ticker = setInterval(() => draw(status()), STATUS_MS);
-  return () => {
+  return async () => {
     clearInterval(ticker);
     draw("");
+    await stderr.flush(); // before stdout has more to say
   };
 }
 
@@ -1049,9 +1050,10 @@ function onSignals(stop?: () => void): void {
   }
 }
 
-/** One turn of the event loop: after a pause, timers come before what lies in the sockets. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
+/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
+async function turn(): Promise<void> {
+  await sleep(0);
+  await sleep(0); // measured: the first may still come before them
 }
 
 function sleep(ms: number): Promise<void> {

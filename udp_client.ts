@@ -32,7 +32,7 @@ const MAX_IPV6_BYTES = 65_527; // 65,535 less the UDP header
 const RECEIVE_RETRY_MS = 10; // after a receive that failed
 const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
 const LINGER_MS = 10; // at least, for copies of the last probe
-const MAX_PENDING = 256; // sends that the system does not take: further probes are lost at once
+const MAX_PENDING = 64; // sends that the system does not take: further probes are lost at once
 const [DAMAGED, WHOLE] = [1, 2]; // how a probe came back
 
 /** Creates a socket to talk to one server with. @throws Error that names the address */
@@ -432,7 +432,8 @@ export class ProbeBook {
   #sent = 0;
   #returned = 0; // whole or damaged, but once each
   #latest = 0; // the highest number that is back
-  #pending = 0; // sends
+  #sending = Promise.resolve(); // sends that are under way together may change their order
+  #pending = 0; // of them
 
   /** An empty book. */
   constructor(options: ProbeOptions) {
@@ -448,16 +449,17 @@ export class ProbeBook {
     return encoder.encode(`${(this.#run + hex(seq, 8)).padEnd(size - 1, ".")}\n`);
   }
 
-  /** Sends a probe. One that cannot be sent is lost, as if it were on its way. */
+  /** Sends a probe, after those before it. One that cannot be sent is lost, as on its way. */
   send(seq: number, send: (payload: Uint8Array) => Promise<void>): void {
     this.#sent = seq;
-    this.#sentAt[seq] = this.span.last = performance.now();
-    this.span.first ||= this.span.last;
     if (this.#pending === MAX_PENDING) return; // nothing is taken at the moment
     this.#pending++;
-    send(this.#payload(seq))
-      .catch((error) => this.failure ??= error)
-      .finally(() => this.#pending--);
+    this.#sending = this.#sending.then(() => {
+      this.#sentAt[seq] = this.span.last = performance.now();
+      this.span.first ||= this.span.last;
+      return send(this.#payload(seq));
+    }).catch((error) => this.failure ??= error)
+      .then(() => void this.#pending--);
   }
 
   /** Takes what came back: an echo, one more of the same, one overtaken, or other bytes. */
@@ -841,13 +843,14 @@ function checkInterval(seconds: number, sent: number, ms: number): void {
 }
 
 /** Shows how a probe gets on, where its echoes are not printed; returns what ends that. */
-function startStatus(shown: boolean, status: () => string): () => void {
-  if (!shown || !Deno.stderr.isTerminal()) return () => {};
+function startStatus(shown: boolean, status: () => string): () => Promise<void> {
+  if (!shown || !Deno.stderr.isTerminal()) return () => Promise.resolve();
   const draw = (text: string): void => stderr.print(`\r\x1b[K${text}`, { end: "" });
   const ticker = setInterval(() => draw(status()), STATUS_MS);
-  return () => {
+  return async () => {
     clearInterval(ticker);
     draw("");
+    await stderr.flush(); // before stdout has more to say
   };
 }
 
@@ -1179,9 +1182,10 @@ function onSignals(stop?: () => void): void {
   }
 }
 
-/** One turn of the event loop: after a pause, timers come before what lies in the sockets. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
+/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
+async function turn(): Promise<void> {
+  await sleep(0);
+  await sleep(0); // measured: the first may still come before them
 }
 
 function sleep(ms: number): Promise<void> {
