@@ -227,7 +227,7 @@ class Server {
 
   /** No accept that fails ends the server (UNP 5.11). */
   async #surviveAccept(error: unknown): Promise<void> {
-    if (isGone(error)) return await new Promise((resolve) => setImmediate(resolve));
+    if (isGone(error)) return turn();
     const open = plural(this.#connections.size, "connection");
     const hint = ` (${open} open; "ulimit -n" tells how many files may be)`;
     const full = (error as { code?: string }).code === "EMFILE";

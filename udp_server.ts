@@ -252,8 +252,7 @@ class Server {
   /** No receive that fails ends the server. */
   async #surviveReceive(error: unknown): Promise<void> {
     // Windows tells so of a peer that is gone: its own loss alone.
-    const gone = error instanceof Deno.errors.ConnectionReset;
-    if (gone) return await new Promise((resolve) => setImmediate(resolve));
+    if (error instanceof Deno.errors.ConnectionReset) return turn();
     this.#warn("receive", `cannot receive: ${reasonOf(error)}`);
     await sleep(RECEIVE_RETRY_MS);
   }
