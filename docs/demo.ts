@@ -28,9 +28,9 @@ const CALL_COLUMNS = 18; // of the client: `i   receive() = 64`
 const SERVER_COLUMN = 44;
 const COLUMNS = 80;
 const LINE_MS = 60; // behind a line, where somebody looks on
-const SCENE_MS = 500; // before a scene
+const SCENE_MS = 400; // before a scene
 
-const HELP = `Draws both sides of three conversations, which run over real sockets on this machine.
+const HELP = `Draws both sides of three conversations over real sockets on this machine.
 
 Usage: deno run --allow-net=127.0.0.1 --unstable-net docs/demo.ts [options]
 
@@ -54,7 +54,7 @@ async function main(args: string[]): Promise<number> {
     console.log(HELP);
     return 0;
   }
-  if (!flags.mermaid) console.log(INTRODUCTION);
+  if (!flags.mermaid) await show(INTRODUCTION);
   for (const play of [tcpScene, udpScene, probeScene]) {
     const scene = await play();
     await show(flags.mermaid ? toMermaid(scene) : toPicture(scene));
@@ -62,15 +62,16 @@ async function main(args: string[]): Promise<number> {
   return 0;
 }
 
-const INTRODUCTION =
-  `Both sides in one picture, drawn by real sockets on this machine. Beside a call
-stands its step in the handout, below it what that side prints. Times are in ms.
-A FIN is inferred from the end of the stream: no program gets to see one.`;
+const INTRODUCTION = [
+  "Both sides in one picture, drawn by real sockets on this machine. Beside a call",
+  "stands its step in the handout, below it what that side prints. Times are in ms.",
+  "A FIN is inferred from the end of the stream: no program gets to see one.",
+];
 
-/** Prints a picture; at a terminal no faster than somebody reads. */
+/** Prints some lines; at a terminal no faster than somebody reads. */
 async function show(lines: string[]): Promise<void> {
   const calm = Deno.stdout.isTerminal();
-  if (calm) await sleep(SCENE_MS);
+  if (calm) await sleep(SCENE_MS); // the first time, a download bar may be there, and goes
   console.log();
   for (const line of lines) {
     console.log(line);

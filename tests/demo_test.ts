@@ -304,6 +304,7 @@ Deno.test("demo: --mermaid prints three diagrams, --help its options", LIMIT, as
   const help = await runScript(DEMO, ["--help"], { allowNet: false });
   assertEquals(help.code, 0);
   assertMatch(help.stdout, /--mermaid/);
+  assertSound(help.stdout.split("\n"));
 });
 
 Deno.test("demo: wrong use, and no permission, are one line each", LIMIT, async () => {
