@@ -140,7 +140,8 @@ class Conversation {
     const startedAt = performance.now();
     const [reader, writer] = [input.getReader(), output.getWriter()];
     const tick = Math.min(this.#timeoutSeconds * 1000, WATCH_MS);
-    const watch = setInterval(() => turn().then(() => this.#watch(tick)), tick);
+    let watching: Promise<void> | undefined;
+    const watch = setInterval(() => watching = turn().then(() => this.#watch(tick)), tick);
     this.#options.onReady?.();
     try {
       const sending = this.#sendInput(reader);
@@ -151,6 +152,7 @@ class Conversation {
     } finally {
       this.#ended = true;
       clearInterval(watch);
+      await watching;
       reader.cancel().catch(() => {});
       writer.releaseLock();
     }
@@ -768,6 +770,12 @@ function checkMessages(words: string[]): void {
   throw new UsageError(`${quote(broken)} has bytes that are no UTF-8: send them through a pipe`);
 }
 
+/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
+async function turn(): Promise<void> {
+  await sleep(0);
+  await sleep(0); // measured: the first may still come before them
+}
+
 /** What `promise` gives; nothing after `ms`, once what came by then is read. */
 async function within<T>(
   ms: number,
@@ -775,11 +783,13 @@ async function within<T>(
   readAll: () => Promise<void> = turn,
 ): Promise<T | undefined> {
   const late = Promise.withResolvers<undefined>();
-  const timer = setTimeout(() => readAll().then(() => late.resolve(undefined)), ms);
+  let reading: Promise<void> | undefined;
+  const timer = setTimeout(() => reading = readAll().then(late.resolve), ms);
   try {
     return await Promise.race([promise, late.promise]);
   } finally {
     clearTimeout(timer);
+    await reading;
   }
 }
 
@@ -1048,12 +1058,6 @@ function onSignals(stop?: () => void): void {
       stop = undefined;
     });
   }
-}
-
-/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
-async function turn(): Promise<void> {
-  await sleep(0);
-  await sleep(0); // measured: the first may still come before them
 }
 
 function sleep(ms: number): Promise<void> {

@@ -138,11 +138,12 @@ class Server {
 
   /** Runs to the end of the last connection, whose socket is closed by then. */
   async #run(): Promise<void> {
-    // A process that was suspended reads what came meanwhile before it judges who was silent.
-    const sweeper = setInterval(() => turn().then(() => this.#sweep()), SWEEP_MS);
+    let sweeping: Promise<void> | undefined;
+    const sweeper = setInterval(() => sweeping = this.#sweep(), SWEEP_MS);
     await this.#acceptClients();
     await Promise.all(this.#connections.values());
     clearInterval(sweeper);
+    await sweeping;
     const seconds = secondsSince(this.#startedAt);
     this.#options.onEvent?.({ event: "shutdown", ...this.#totals, seconds });
   }
@@ -227,7 +228,7 @@ class Server {
 
   /** No accept that fails ends the server (UNP 5.11). */
   async #surviveAccept(error: unknown): Promise<void> {
-    if (isGone(error)) return turn();
+    if (isGone(error)) return;
     const open = plural(this.#connections.size, "connection");
     const hint = ` (${open} open; "ulimit -n" tells how many files may be)`;
     const full = (error as { code?: string }).code === "EMFILE";
@@ -250,7 +251,10 @@ class Server {
   }
 
   /** Half-closes who was silent for too long; closes who had its time to close. */
-  #sweep(): void {
+  async #sweep(): Promise<void> {
+    // A process that was suspended reads first what came meanwhile: timers come before the sockets.
+    await sleep(0);
+    await sleep(0);
     const ending = this.#sweepsLeft < Infinity;
     const allSilent = this.#silentSweeps++ > 0; // else a connection may only wait for its turn
     const idleSweeps = (this.#options.idleSeconds || Infinity) * 1000 / SWEEP_MS;
@@ -760,12 +764,6 @@ function onSignals(stop?: () => void): void {
       stop = undefined;
     });
   }
-}
-
-/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
-async function turn(): Promise<void> {
-  await sleep(0);
-  await sleep(0); // measured: the first may still come before them
 }
 
 function sleep(ms: number): Promise<void> {

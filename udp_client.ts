@@ -938,6 +938,12 @@ function checkMessages(words: string[]): void {
   throw new UsageError(`${quote(broken)} has bytes that are no UTF-8: send them through a pipe`);
 }
 
+/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
+async function turn(): Promise<void> {
+  await sleep(0);
+  await sleep(0); // measured: the first may still come before them
+}
+
 /** What `promise` gives; nothing after `ms`, once what came by then is read. */
 async function within<T>(
   ms: number,
@@ -945,11 +951,13 @@ async function within<T>(
   readAll: () => Promise<void> = turn,
 ): Promise<T | undefined> {
   const late = Promise.withResolvers<undefined>();
-  const timer = setTimeout(() => readAll().then(() => late.resolve(undefined)), ms);
+  let reading: Promise<void> | undefined;
+  const timer = setTimeout(() => reading = readAll().then(late.resolve), ms);
   try {
     return await Promise.race([promise, late.promise]);
   } finally {
     clearTimeout(timer);
+    await reading;
   }
 }
 
@@ -1180,12 +1188,6 @@ function onSignals(stop?: () => void): void {
       stop = undefined;
     });
   }
-}
-
-/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
-async function turn(): Promise<void> {
-  await sleep(0);
-  await sleep(0); // measured: the first may still come before them
 }
 
 function sleep(ms: number): Promise<void> {
