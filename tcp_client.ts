@@ -784,7 +784,7 @@ async function within<T>(
 ): Promise<T | undefined> {
   const late = Promise.withResolvers<undefined>();
   let reading: Promise<void> | undefined;
-  const timer = setTimeout(() => reading = readAll().then(late.resolve), ms);
+  const timer = setTimeout(() => reading = readAll().then(() => late.resolve(undefined)), ms);
   try {
     return await Promise.race([promise, late.promise]);
   } finally {
