@@ -27,7 +27,7 @@ const CLIENT_COLUMN = 8; // behind the time
 const CALL_COLUMNS = 18; // of the client: `i   receive() = 64`
 const SERVER_COLUMN = 44;
 const COLUMNS = 80;
-const LINE_MS = 60; // behind a line, where somebody looks on
+const LINE_MS = 45; // behind a line, where somebody looks on
 const SCENE_MS = 400; // before a scene
 
 const HELP = `Draws both sides of three conversations over real sockets on this machine.
