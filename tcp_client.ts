@@ -629,21 +629,22 @@ function printEcho(echo: ProbeEcho, server: string): void {
 
 /** Prints what a probe found: its counts, which `text` says to people, and its round trips. */
 function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
-  const event = {
-    event: "summary",
-    ...counts,
-    ...(times.length > 0 && { rtt_ms: roundTrips(times) }),
-  };
-  if (stdout.json) return stdout.print(toJson(event), { ending: true });
-  stdout.print(text, { ending: true });
-  if (times.length === 0) return;
+  const rtt = times.length > 0 && { rtt_ms: roundTrips(times) };
+  const event = { event: "summary", ...counts, ...rtt };
+  const lines = stdout.json ? [toJson(event)] : [text, ...formatRoundTrips(times)];
+  for (const line of lines) stdout.print(line, { ending: true });
+}
+
+/** The lines that tell round trips in ms: their figures, then a bar for each step of them. */
+export function formatRoundTrips(times: number[]): string[] {
+  if (times.length === 0) return [];
   const [min, avg, max, mdev, p50, p90, p99, jitter] = Object.values(roundTrips(times))
     .map((ms) => ms.toFixed(3));
-  stdout.print(`rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms`, { ending: true });
-  stdout.print(`    p50/p90/p99 = ${p50}/${p90}/${p99} ms, jitter = ${jitter} ms`, {
-    ending: true,
-  });
-  for (const bar of histogram(times)) stdout.print(bar, { ending: true });
+  return [
+    `rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms`,
+    `    p50/p90/p99 = ${p50}/${p90}/${p99} ms, jitter = ${jitter} ms`,
+    ...histogram(times),
+  ];
 }
 
 /** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 …; the last has no upper end. */

@@ -453,8 +453,8 @@ function printEvent(event: ServerEvent): void {
   stdout.print(stdout.json ? toJson(event) : formatEvent(event), { ending });
 }
 
-/** An event as a line for people. */
-function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string {
+/** An event as a line for people, safe to see. */
+export function formatEvent(event: ServerEvent): string {
   switch (event.event) {
     case "listening":
       return `listening on tcp ${formatAddress(event)}`;
@@ -464,6 +464,8 @@ function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string 
       return formatMessage(event);
     case "close":
       return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
+    case "warning":
+      return escape(event.text);
     case "shutdown":
       return `stopped: ${plural(event.connections, "connection")}, ${formatTotals(event)}`;
   }

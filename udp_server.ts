@@ -526,8 +526,8 @@ function printEvent(event: ServerEvent): void {
   stdout.print(stdout.json ? toJson(event) : formatEvent(event), { ending });
 }
 
-/** An event as a line for people. */
-function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string {
+/** An event as a line for people, safe to see. */
+export function formatEvent(event: ServerEvent): string {
   switch (event.event) {
     case "listening":
       return `listening on udp ${formatAddress(event)}`;
@@ -535,6 +535,8 @@ function formatEvent(event: Exclude<ServerEvent, { event: "warning" }>): string 
       return formatMessage(event);
     case "close":
       return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
+    case "warning":
+      return escape(event.text);
     case "shutdown": {
       const dropped = event.dropped ? `, ${event.dropped} dropped` : "";
       return `stopped: ${formatTotals(event)}, ${event.unanswered} not answered${dropped}`;

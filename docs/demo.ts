@@ -14,9 +14,9 @@
 
 import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 import { talk } from "../tcp_client.ts";
-import { type Rung, serve as serveTcp, type ServerEvent as TcpEvent } from "../tcp_server.ts";
-import { converse, open, probe, type ProbeBook, roundTrips } from "../udp_client.ts";
-import { serve as serveUdp, type ServerEvent as UdpEvent } from "../udp_server.ts";
+import * as tcp from "../tcp_server.ts";
+import { converse, formatCounts, formatRoundTrips, open, probe } from "../udp_client.ts";
+import * as udp from "../udp_server.ts";
 
 const SENTENCES = ["Hello, server!", "Grüß Gott, 你好", "stop"];
 const LOSS = { drop: 0.2, seed: 5 }; // of the first 16 replies it takes the second
@@ -88,16 +88,16 @@ export type Scene = { title: string; client: string; server: string; moments: Mo
 export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> {
   const log = new Logbook();
   const closed = Promise.withResolvers<void>();
-  function onEvent(event: TcpEvent): void {
-    log.say("server", formatEvent(event));
+  function onEvent(event: tcp.ServerEvent): void {
+    log.say("server", tcp.formatEvent(event));
     if (event.event === "close") closed.resolve();
   }
   const { input, onReady, hangUp } = typist(log, sentences);
-  function onTrace(rung: Rung): void {
+  function onTrace(rung: tcp.Rung): void {
     log.call("client", rung);
     if (rung.call === "read() = null") setTimeout(hangUp, 0); // once the client knows of it
   }
-  const server = serveTcp({ port: 0, onEvent, onTrace: (rung) => log.call("server", rung) });
+  const server = tcp.serve({ port: 0, onEvent, onTrace: (rung) => log.call("server", rung) });
   try {
     await talk(input, printer(log), {
       port: server.addr.port,
@@ -121,12 +121,12 @@ export async function udpScene(
 ): Promise<Scene> {
   const log = new Logbook();
   const { input, onReady, hangUp } = typist(log, sentences);
-  function onEvent(event: UdpEvent): void {
-    log.say("server", formatEvent(event));
+  function onEvent(event: udp.ServerEvent): void {
+    log.say("server", udp.formatEvent(event));
     if (event.event === "close") hangUp();
   }
-  const onTrace = (rung: Rung): void => log.call("server", rung);
-  const server = serveUdp({ port: 0, drop, seed, onEvent, onTrace });
+  const onTrace = (rung: tcp.Rung): void => log.call("server", rung);
+  const server = udp.serve({ port: 0, drop, seed, onEvent, onTrace });
   try {
     const socket = await open({
       port: server.addr.port,
@@ -157,14 +157,15 @@ export async function udpScene(
 /** UDP: a probe tells what becomes of datagrams on a bad line. */
 export async function probeScene(plan: typeof PROBE = PROBE): Promise<Scene> {
   const log = new Logbook();
-  const onEvent = (event: UdpEvent): void => log.say("server", formatEvent(event));
-  const onTrace = (rung: Rung): void => log.call("server", rung);
-  const server = serveUdp({ port: 0, ...BAD_LINE, quiet: true, onEvent, onTrace });
+  const onEvent = (event: udp.ServerEvent): void => log.say("server", udp.formatEvent(event));
+  const onTrace = (rung: tcp.Rung): void => log.call("server", rung);
+  const server = udp.serve({ port: 0, ...BAD_LINE, quiet: true, onEvent, onTrace });
   try {
     const { port } = server.addr;
     const socket = await open({ port, onTrace: (rung) => log.call("client", rung) });
     try {
-      log.report("client", summary(await probe(socket, plan)));
+      const book = await probe(socket, plan);
+      log.report("client", [formatCounts(book.counts()), ...formatRoundTrips(book.times)]);
     } finally {
       socket.close();
     }
@@ -213,84 +214,6 @@ function printer(log: Logbook): WritableStream<Uint8Array> {
   });
 }
 
-// ---- What the scripts print ----
-
-/** An event as its server prints it. */
-function formatEvent(event: TcpEvent | UdpEvent): string {
-  switch (event.event) {
-    case "listening":
-      return `listening on ${event.transport} ${event.hostname}:${event.port}`;
-    case "open":
-      return `${event.peer} connected`;
-    case "message":
-      return `[${event.peer}] ${event.text}`;
-    case "close":
-      return `${event.peer} closed (${event.reason}): ${formatTotals(event)}`;
-    case "shutdown":
-      return `stopped: ${formatTotals(event)}`;
-    case "warning":
-      return event.text;
-  }
-}
-
-/** What a session or a server has seen, as the servers print it. */
-function formatTotals(
-  totals: {
-    connections?: number;
-    messages: number;
-    bytes: number;
-    seconds: number;
-    unanswered?: number;
-    dropped?: number;
-  },
-): string {
-  const { connections, messages, bytes, seconds, unanswered, dropped } = totals;
-  return [
-    connections !== undefined && plural(connections, "connection"),
-    plural(messages, "message"),
-    plural(bytes, "byte"),
-    `${seconds.toFixed(1)} s`,
-    unanswered !== undefined && `${unanswered} not answered`,
-    dropped !== undefined && `${dropped} dropped`,
-  ].filter(Boolean).join(", ");
-}
-
-/** What a probe found, as the client prints it: counts, round trips, and a bar for each of these. */
-function summary(book: ProbeBook): string[] {
-  const { sent, echoed, lost, ...odd } = book.counts();
-  const percent = Number((100 * lost / Math.max(sent, 1)).toPrecision(3));
-  const others = Object.entries(odd).filter(([, count]) => count > 0);
-  const more = others.map(([what, count]) => `, ${count} ${what}`).join("");
-  const counts = `${sent} sent, ${echoed} echoed, ${lost} lost (${percent} %)${more}`;
-  if (echoed === 0) return [counts];
-  const [min, avg, max, mdev, p50, p90, p99, jitter] = Object.values(roundTrips(book.times))
-    .map((ms) => ms.toFixed(3));
-  return [
-    counts,
-    `rtt min/avg/max/mdev = ${min}/${avg}/${max}/${mdev} ms`,
-    `    p50/p90/p99 = ${p50}/${p90}/${p99} ms, jitter = ${jitter} ms`,
-    ...histogram(book.times),
-  ];
-}
-
-/** A bar for each step of round trips in ms: 1, 2, 5, 10 …; the last has no upper end. */
-function histogram(times: number[]): string[] {
-  const steps = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
-  const bounds = [0, ...steps, Infinity];
-  const counts = bounds.slice(1).map((most, i) =>
-    times.filter((ms) => ms > bounds[i]! && ms <= most).length
-  );
-  const longest = Math.max(...counts);
-  const bars = counts.map((count, i) => {
-    const ms = steps[i] ?? steps.at(-1)!;
-    const [number, unit] = ms < 1 ? [ms * 1000, "µs"] : ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
-    const label = `${i < steps.length ? "to" : "over"} ${Math.round(number)} ${unit}`;
-    const bar = "█".repeat(Math.ceil(count / longest * 40));
-    return `${label.padStart(10)} ${String(count).padStart(7)} ${bar}`.trimEnd();
-  });
-  return bars.slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
-}
-
 // ---- What was seen ----
 
 /** Who did something. */
@@ -317,7 +240,7 @@ export class Logbook {
   readonly #startedAt = performance.now();
 
   /** A socket call; its bytes are a view of a buffer that will be used again. */
-  call(side: Side, { step, call, note = "", bytes = NO_BYTES }: Rung): void {
+  call(side: Side, { step, call, note = "", bytes = NO_BYTES }: tcp.Rung): void {
     const ms = performance.now() - this.#startedAt;
     const open = { says: [], report: [], to: [], from: [] };
     this.moments.push({ side, ms, step, call, note, bytes: bytes.slice(), ...open });
@@ -619,10 +542,6 @@ const NO_BYTES = new Uint8Array();
 
 function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, i) => byte === b[i]);
-}
-
-function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 function sleep(ms: number): Promise<void> {

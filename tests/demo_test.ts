@@ -26,7 +26,7 @@ const SERVER_COLUMN = 44;
 
 Deno.test("demo: TCP, from listen to the last close", LIMIT, async () => {
   assertEquals(
-    masked(await played(tcpScene(["Hello, server!", "Grüß Gott, 你好", "stop"]))),
+    masked(await tcpScene(["Hello, server!", "Grüß Gott, 你好", "stop"])),
     `TCP: a connection, sentences and their echoes, an orderly end
 
     ms  tcp_client.ts                       tcp_server.ts
@@ -61,7 +61,7 @@ Deno.test("demo: TCP, from listen to the last close", LIMIT, async () => {
 });
 
 Deno.test("demo: TCP, where the client closes first", LIMIT, async () => {
-  const picture = masked(await played(tcpScene(["Hello!"])));
+  const picture = masked(await tcpScene(["Hello!"]));
   assertEquals(
     picture.slice(picture.indexOf("        Hello!\n")),
     `        Hello!
@@ -80,7 +80,7 @@ Deno.test("demo: UDP, a lost echo and the second try", LIMIT, async () => {
   // Of sixteen replies the first is lost; no machine is so slow that it misses the next by 2 s.
   const loss = { drop: 0.2, seed: 289, timeoutSeconds: 2 };
   assertEquals(
-    masked(await played(udpScene(["Are you there?", "stop"], loss))),
+    masked(await udpScene(["Are you there?", "stop"], loss)),
     `UDP: no connection; an echo is lost, and the client tries again
 
     ms  udp_client.ts                       udp_server.ts --drop 0.2 --seed 289
@@ -112,7 +112,7 @@ Deno.test("demo: UDP, a lost echo and the second try", LIMIT, async () => {
 });
 
 Deno.test("demo: a probe, its calls counted, and what it found", LIMIT, async () => {
-  const scene = await played(probeScene({ count: 40, intervalSeconds: 0, timeoutSeconds: 1 }));
+  const scene = await probeScene({ count: 40, intervalSeconds: 0, timeoutSeconds: 1 });
   const picture = masked(scene);
   assertMatch(picture, /i {3}40 × send\(64\) +─+▶ 5 {3}40 × receive\(\) = 64/);
   const [, received, sent] = /i {3}(\d+) × receive\(\) = 64 ◀─+ 5 {3}(\d+) × send\(64\)/
@@ -132,7 +132,7 @@ Deno.test("demo: its servers and clients say what the scripts print", LIMIT, asy
   const port = await server.port();
   await runScript("tcp_client.ts", ["--port", `${port}`, "Hello!", "stop"]);
   const lines = mask((await server.finish()).stdout).trim().split("\n");
-  const { moments } = await played(tcpScene(["Hello!", "stop"]));
+  const { moments } = await tcpScene(["Hello!", "stop"]);
   const said = moments.filter(({ side }) => side === "server").flatMap(({ says }) => says);
   assertEquals(said.slice(1).map(mask), lines);
 
@@ -141,9 +141,7 @@ Deno.test("demo: its servers and clients say what the scripts print", LIMIT, asy
   const options = ["--port", `${await udp.port()}`, "--timeout", "2"];
   await runScript("udp_client.ts", [...options, "Hello!", "stop"]);
   const udpLines = mask((await udp.finish()).stdout).trim().split("\n");
-  const scene = await played(
-    udpScene(["Hello!", "stop"], { drop: 0.2, seed: 289, timeoutSeconds: 2 }),
-  );
+  const scene = await (udpScene(["Hello!", "stop"], { drop: 0.2, seed: 289, timeoutSeconds: 2 }));
   const udpSaid = scene.moments.filter(({ side }) => side === "server")
     .flatMap(({ says }) => says);
   assertEquals(udpSaid.slice(1).map(mask), udpLines);
@@ -153,7 +151,7 @@ Deno.test("demo: a probe's summary reads as the client prints it", LIMIT, async 
   await using server = spawn("udp_server.ts", ["--port", "0"], NET);
   const options = ["--port", `${await server.port()}`, "--count", "5", "--interval", "0"];
   const { stdout } = await runScript("udp_client.ts", [...options, "--quiet"]);
-  const scene = await played(probeScene({ count: 5, intervalSeconds: 0, timeoutSeconds: 1 }));
+  const scene = await probeScene({ count: 5, intervalSeconds: 0, timeoutSeconds: 1 });
   const report = scene.moments.flatMap(({ report }) => report);
   const shape = (lines: string[]): string[] => {
     const isBar = (line: string): boolean => /^ +(to|over) /.test(line);
@@ -282,7 +280,7 @@ for (const [where, via] of [["a pipe", []], ["a terminal", PTY]] as const) {
 }
 
 Deno.test("demo: --mermaid has the messages of the picture", LIMIT, async () => {
-  const scene = await played(tcpScene(["Grüß Gott; 你好", "stop"]));
+  const scene = await tcpScene(["Grüß Gott; 你好", "stop"]);
   const arrows = toPicture(scene).filter(hasArrow).map((line) => {
     const { client, server } = endsOf(line);
     const fin = line.includes("FIN inferred") ? ": FIN inferred" : "";
@@ -317,13 +315,6 @@ Deno.test("demo: wrong use, and no permission, are one line each", LIMIT, async 
   assertEquals(refused.code, 1);
   assertMatch(refused.stderr, /^demo: cannot listen on 127\.0\.0\.1:0: .*--allow-net.*\n$/);
 });
-
-/** A scene that is over; so are then the timers of the last look of a script at its deadlines. */
-async function played(scene: Promise<Scene>): Promise<Scene> {
-  const over = await scene;
-  for (let turns = 0; turns < 3; turns++) await new Promise((resolve) => setTimeout(resolve, 0));
-  return over;
-}
 
 // ---- Pictures ----
 
