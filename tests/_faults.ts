@@ -161,6 +161,24 @@ for i in range(count):
     if i == 1000: print("flooding", flush=True)
 `;
 
+/** Forges `count` datagrams to `port`, each from a host of its own in 127.0.0.0/8, so that none is lost. */
+export const FORGE_UDP = `
+import socket, struct, sys
+port, count = map(int, sys.argv[1:])
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+honest = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+honest.bind(("127.0.0.1", 0))
+udp = struct.pack("!HHHH", 40000, port, 9, 0) + b"x"
+for i in range(count):
+    source = bytes([127, 1 + (i >> 16), i >> 8 & 255, i & 255])
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 29, 0, 0, 64, 17, 0, source, b"\\x7f\\0\\0\\1")
+    raw.sendto(ip + udp, ("127.0.0.1", 0))
+    if i % 100 == 99: # the server has taken those before
+        honest.sendto(b"%d" % i, ("127.0.0.1", port))
+        while honest.recv(99) != b"%d" % i: pass
+    if i == 99_999: print("warm", flush=True)
+`;
+
 /** What a server does with its one client, which is `gone` when it has ended. */
 export type Talk = (conn: Deno.TcpConn, gone: Promise<void>) => Promise<void>;
 
