@@ -203,6 +203,22 @@ function openLibcClients(transport: Transport, port: number, count: number): Cli
   return { pingPong, echoOnce, close: closeAll };
 }
 
+/** Sends a datagram from each of `count` hosts of 127.0.0.0/8, the number `first` and those behind. */
+export function sendFrom(port: number, { first, count }: { first: number; count: number }): void {
+  libc ??= Deno.dlopen("libc.so.6", SYMBOLS).symbols;
+  const server = socketAddress(port);
+  const source = socketAddress(0);
+  const bytes = new TextEncoder().encode("hello");
+  for (let number = first; number < first + count; number++) {
+    const fd = libc.socket(AF_INET, SOCK_DGRAM, 0);
+    const host = number + 256; // 127.0.1.0 is the first: the others are those of clients
+    source.set([127, host >> 16, host >> 8, host], 4);
+    if (libc.bind(fd, source, source.length) !== 0) throw new Error("cannot bind");
+    libc.sendto(fd, bytes, BigInt(bytes.length), 0, server, server.length);
+    libc.close(fd);
+  }
+}
+
 /** An echo server of the same kind: what this load and this machine can do. */
 function serveLibc(transport: Transport, port: number): void {
   const { socket, bind, listen, accept, setsockopt, send, recv, close, recvfrom, sendto } = libc ??=

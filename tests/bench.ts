@@ -3,8 +3,8 @@
  * second, latency, CPU time, memory, start-up. What it prints is Markdown.
  *
  * ```sh
- * deno task bench           # four minutes
- * deno task bench --quick   # a first look, in one
+ * deno task bench           # six minutes
+ * deno task bench --quick   # a first look, in three
  * deno task bench > bench.md
  * ```
  *
@@ -19,8 +19,34 @@
 import { spawn } from "node:child_process"; // unlike Deno.Command, it can give a child a file
 import { closeSync, openSync } from "node:fs";
 import { cpus } from "node:os";
-import { freePort, hasTool } from "./_helpers.ts";
-import { type Clients, newLoad } from "./_load.ts";
+import {
+  BARE,
+  BARE_16,
+  BARE_UDP_LOOP,
+  BUN,
+  BUN_UDP,
+  type Contender,
+  CROWDED,
+  epoll,
+  GO,
+  GO_UDP,
+  isInstalled,
+  NCAT,
+  NODE,
+  NODE_UDP,
+  ours,
+  PIPE,
+  PRINTING,
+  QUIET,
+  SOCAT,
+  temp,
+  type Transport,
+  VERSION_OF,
+  WIDE_UDP,
+  written,
+} from "./_contenders.ts";
+import { freePort } from "./_helpers.ts";
+import { type Clients, newLoad, sendFrom } from "./_load.ts";
 
 const LINUX = Deno.build.os === "linux";
 const OPTIONS = ["--quick", "--plain"];
@@ -41,130 +67,23 @@ const START_UPS = QUICK ? 7 : 25;
 const IDLE = QUICK ? 2_000 : 10_000; // connections
 const BATCH = 100; // are opened at once: fewer than a listener's backlog
 const STREAM_BYTES = QUICK ? 2 ** 27 : 2 ** 30; // without a newline
+const TRANSFER_BYTES = 2 ** 24; // through one client
+const SILENT = 100; // clients beside it, which said something before
+const SAID_BYTES = 10_000;
+const SOURCES = QUICK ? 200_000 : 2_000_000; // of UDP datagrams
 const READY_MS = 10_000; // for a server to start
 const STUCK_MS = 500; // without a byte taken: buffers are full
 const SPARE_FILES = 200; // that a process may open beside its connections
+const MIN_BESIDE_SILENT = 0.8; // of the speed without them
 const MAX_IDLE_MIB = 150;
 const MAX_GROWTH_MIB = 16;
+const MAX_SOURCES_MIB = 64;
 const MAX_START_UP = 1.25; // of an empty script
 
 const load = newLoad(Deno.args.includes("--plain"));
-const temp = Deno.makeTempDirSync({ prefix: "echo-bench-" });
 const encoder = new TextEncoder();
 
-// ---- The contenders ----
-
-type Transport = "tcp" | "udp";
-
-/** A server to measure. */
-type Contender = {
-  name: string;
-  command: (port: number) => string[];
-  tool?: string; // what must be installed
-  toFile?: boolean; // its stdout; otherwise it is discarded
-  floor?: number; // the least ratio to the bare loop, of design part 9
-};
-
-/** The loop everybody would write; with TCP_NODELAY, as ours. Arguments: port, buffer size. */
-const BARE_TCP = `
-const [port, size] = Deno.args.map(Number);
-for await (const conn of Deno.listen({ hostname: "127.0.0.1", port })) echo(conn);
-
-async function echo(conn) {
-  conn.setNoDelay();
-  const buffer = new Uint8Array(size);
-  for (let n; (n = await conn.read(buffer)) !== null;) await conn.write(buffer.subarray(0, n));
-  conn.close();
-}`;
-
-const BARE_UDP = `
-const [port] = Deno.args.map(Number);
-const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port });
-const buffer = new Uint8Array(65_535);
-while (true) {
-  const [datagram, peer] = await socket.receive(buffer);
-  await socket.send(datagram, peer);
-}`;
-
-/** The example of Deno's documentation. */
-const PIPE_TCP = `
-const [port] = Deno.args.map(Number);
-for await (const conn of Deno.listen({ hostname: "127.0.0.1", port })) {
-  conn.setNoDelay();
-  conn.readable.pipeTo(conn.writable);
-}`;
-
-const NODE_TCP = `
-require("node:net")
-  .createServer({ noDelay: true }, (socket) => socket.on("data", (data) => socket.write(data)))
-  .listen(Number(process.argv[2]), "127.0.0.1");`;
-
-const NODE_UDP = `
-const socket = require("node:dgram").createSocket("udp4");
-socket.on("message", (datagram, peer) => socket.send(datagram, peer.port, peer.address));
-socket.bind(Number(process.argv[2]), "127.0.0.1");`;
-
-function ours(name: string, ...flags: string[]): Contender {
-  const script = new URL(`../${name}_server.ts`, import.meta.url).href;
-  const allowed = (port: number): string => name === "udp" ? "127.0.0.1" : `127.0.0.1:${port}`;
-  return {
-    name: [`${name}_server.ts`, ...flags].join(" "),
-    command: (port) => deno(script, allowed(port), "--port", `${port}`, ...flags),
-  };
-}
-
-function deno(script: string, allowNet: string, ...args: string[]): string[] {
-  return [Deno.execPath(), "run", "--unstable-net", `--allow-net=${allowNet}`, script, ...args];
-}
-
-function isInstalled({ tool }: Contender): boolean {
-  return !tool || hasTool(tool, tool === "socat" ? "-V" : "--version");
-}
-
-function inDeno(name: string, source: string, ...args: string[]): Contender {
-  const script = written(source, "js");
-  return { name, command: (port) => deno(script, "127.0.0.1", `${port}`, ...args) };
-}
-
-function inNode(name: string, source: string): Contender {
-  const script = written(source, "cjs");
-  return { name, command: (port) => ["node", script, `${port}`], tool: "node" };
-}
-
-/** A new file in the temporary directory. */
-function written(source: string, extension: string): string {
-  const path = Deno.makeTempFileSync({ dir: temp, suffix: `.${extension}` });
-  Deno.writeTextFileSync(path, source);
-  return path;
-}
-
-/** What this machine, this load and no JavaScript between can do. */
-function epoll(transport: Transport): Contender {
-  const script = new URL("_load.ts", import.meta.url).href;
-  const command = [Deno.execPath(), "run", "--allow-ffi", script, transport];
-  return { name: "epoll loop, by the load", command: (port) => [...command, `${port}`] };
-}
-
-const BARE = inDeno("bare Deno loop", BARE_TCP, "65536");
-const BARE_16 = inDeno("bare Deno loop, 16 KiB buffer", BARE_TCP, "16384");
-const PIPE = inDeno("Deno `readable.pipeTo(writable)`", PIPE_TCP);
-const NODE = inNode("Node `net`", NODE_TCP);
-const SOCAT: Contender = {
-  name: "socat, a process a client",
-  command: (
-    port,
-  ) => ["socat", `TCP-LISTEN:${port},bind=127.0.0.1,fork,nodelay,backlog=511`, "PIPE"],
-  tool: "socat",
-};
-const NCAT: Contender = {
-  name: "ncat, `cat` a client",
-  command: (port) => ["ncat", "-lkm", "1000", "-e", "/bin/cat", "127.0.0.1", `${port}`],
-  tool: "ncat",
-};
-const QUIET = ours("tcp", "--quiet");
-const CROWDED = ours("tcp", "--quiet", "--max-connections", `${2 * IDLE}`);
-const PRINTING = { ...ours("tcp"), toFile: true };
-const BARE_UDP_LOOP = inDeno("bare Deno loop", BARE_UDP);
+// ---- What is measured ----
 
 /** What clients do, and the servers they do it to. The first is what the others are compared to. */
 type Scenario = {
@@ -184,14 +103,23 @@ const SCENARIOS: Scenario[] = [
     contenders: [
       BARE,
       { ...QUIET, floor: 0.95 },
-      { ...PRINTING, floor: 0.75 },
+      { ...PRINTING, floor: 0.8 },
       { ...ours("tcp", "--json"), toFile: true },
       PIPE,
       NODE,
+      BUN,
+      GO,
       SOCAT,
       NCAT,
       epoll("tcp"),
     ],
+  },
+  {
+    title: "TCP, 50 clients, 1 KiB",
+    transport: "tcp",
+    clients: 50,
+    bytes: 1_024,
+    contenders: [BARE, QUIET, { ...PRINTING, floor: 0.6 }, NODE, BUN, GO, epoll("tcp")],
   },
   {
     title: "TCP, 4 clients, 64 KiB",
@@ -201,10 +129,12 @@ const SCENARIOS: Scenario[] = [
     contenders: [
       BARE,
       BARE_16,
-      QUIET,
-      { ...ours("tcp", "--quiet", "--no-stop"), floor: 0.9 },
+      { ...QUIET, floor: 0.8 },
+      ours("tcp", "--quiet", "--no-stop"),
       PIPE,
       NODE,
+      BUN,
+      GO,
       SOCAT,
       NCAT,
       epoll("tcp"),
@@ -218,9 +148,11 @@ const SCENARIOS: Scenario[] = [
     contenders: [
       BARE_UDP_LOOP,
       { ...ours("udp", "--quiet"), floor: 0.95 },
-      { ...ours("udp"), toFile: true, floor: 0.7 },
+      { ...ours("udp"), toFile: true, floor: 0.8 },
       { ...ours("udp", "--json"), toFile: true },
-      inNode("Node `dgram`", NODE_UDP),
+      NODE_UDP,
+      BUN_UDP,
+      GO_UDP,
       {
         name: "socat, a process a client",
         command: (port) => ["socat", `UDP-LISTEN:${port},bind=127.0.0.1,fork`, "PIPE"],
@@ -241,7 +173,7 @@ const SCENARIOS: Scenario[] = [
     transport: "udp",
     clients: 1,
     bytes: 64,
-    contenders: [BARE_UDP_LOOP, ours("udp", "--quiet"), inNode("Node `dgram`", NODE_UDP)],
+    contenders: [BARE_UDP_LOOP, ours("udp", "--quiet"), NODE_UDP],
   },
 ];
 
@@ -487,26 +419,76 @@ async function measureIdle(contender: Contender): Promise<{ mib: number; row: st
   return { mib: echoed === count ? mib : NaN, row: [contender.name, ...cells] };
 }
 
+/** MB a second through a client of its own, behind one transfer to warm up. */
+async function transfer({ port }: Server): Promise<number> {
+  const client = await load.open("tcp", port, 1);
+  const big = sentence(TRANSFER_BYTES);
+  await client.pingPong(big, 0);
+  const { seconds } = await client.pingPong(big, 0);
+  client.close();
+  return TRANSFER_BYTES / seconds / 1e6;
+}
+
+/** How much of the speed of one client's transfer is left beside SILENT others: row by row. */
+async function measureBesideSilent(): Promise<{ ratio: number[]; rows: string[][] }> {
+  const said = sentence(SAID_BYTES);
+  const rows: string[][] = [];
+  let ratio: number[] = [];
+  // The bare loop has no row: what a write does not take, it loses.
+  for (const contender of [QUIET, NODE, GO].filter(isInstalled)) {
+    const server = await Server.start(contender, "tcp");
+    const [alone, beside]: [number[], number[]] = [[], []];
+    for (let round = 1; round <= ROUNDS; round++) {
+      progress(`beside silent ones, ${contender.name}: round ${round} of ${ROUNDS}`);
+      alone.push(await transfer(server));
+      const silent = await load.open("tcp", server.port, SILENT);
+      if (await silent.echoOnce(said) < SILENT) throw new Error("not all were echoed");
+      beside.push(await transfer(server));
+      silent.close();
+    }
+    await server.stop();
+    const all = ratios(beside, alone);
+    if (contender === QUIET) ratio = all;
+    rows.push([contender.name, spread(alone), spread(beside), spread(all, 2)]);
+  }
+  return { ratio, rows };
+}
+
 /** How many MiB a server grows by, while `talk` goes on. */
-async function measureGrowth(talk: (conn: Deno.TcpConn) => Promise<void>): Promise<number> {
-  const server = await Server.start(PRINTING, "tcp");
+async function measureGrowth(
+  contender: Contender,
+  transport: Transport,
+  talk: (port: number) => Promise<void>,
+): Promise<number> {
+  const server = await Server.start(contender, transport);
   for (let i = 0; i < 3; i++) {
-    const clients = await load.open("tcp", server.port, 50); // or it would grow by compiled code
+    const clients = await load.open(transport, server.port, 50); // or it would grow by compiled code
     await clients.pingPong(sentence(64), RAMP_MS);
     clients.close();
   }
   const before = server.memory();
   server.resetPeak();
-  using conn = await Deno.connect({ hostname: "127.0.0.1", port: server.port });
-  await talk(conn);
+  await talk(server.port);
   const growth = (server.peak() - before) / 2 ** 20;
   await server.stop();
   return growth;
 }
 
+/** Datagrams from SOURCES addresses, each another; they are in when the client's own are echoed. */
+async function sendFromMany(port: number): Promise<void> {
+  const client = await load.open("udp", port, 1);
+  for (let sent = 0; sent < SOURCES; sent += BATCH) {
+    if (sent % 100_000 === 0) progress(`${sent} UDP sources`);
+    sendFrom(port, { first: sent, count: BATCH });
+    while (await client.echoOnce(sentence(64)) < 1); // it may be lost
+  }
+  client.close();
+}
+
 /** A client that sends STREAM_BYTES without a newline, and reads its echoes. */
-async function sendEndlessLine(conn: Deno.TcpConn): Promise<void> {
+async function sendEndlessLine(port: number): Promise<void> {
   progress("a line without an end");
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
   const chunk = encoder.encode("a".repeat(65_536));
   async function send(): Promise<void> {
     for (let sent = 0; sent < STREAM_BYTES; sent += await conn.write(chunk));
@@ -519,8 +501,9 @@ async function sendEndlessLine(conn: Deno.TcpConn): Promise<void> {
 }
 
 /** A client that sends for as long as anything is taken, and never reads. */
-async function neverRead(conn: Deno.TcpConn): Promise<void> {
+async function neverRead(port: number): Promise<void> {
   progress("a client that never reads");
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
   const chunk = encoder.encode("a".repeat(65_536));
   for (let sent = 0; sent < STREAM_BYTES;) {
     const writing = conn.write(chunk).catch(() => 0); // it is cut off by the close
@@ -529,6 +512,26 @@ async function neverRead(conn: Deno.TcpConn): Promise<void> {
     sent += size;
   }
 }
+
+/** What must not make a server grow by more than so many MiB. */
+const GROWTHS: [what: string, most: number, ...Parameters<typeof measureGrowth>][] = [
+  [
+    `${STREAM_BYTES / 2 ** 20} MiB without a newline`,
+    MAX_GROWTH_MIB,
+    PRINTING,
+    "tcp",
+    sendEndlessLine,
+  ],
+  ["a client that never reads", MAX_GROWTH_MIB, PRINTING, "tcp", neverRead],
+  [`${round(SOURCES)} UDP sources`, MAX_SOURCES_MIB, ours("udp"), "udp", sendFromMany],
+  [
+    `${round(SOURCES)} UDP sources, --allow-net=127.0.0.0/8`,
+    MAX_SOURCES_MIB,
+    WIDE_UDP,
+    "udp",
+    sendFromMany,
+  ],
+];
 
 /** How long each script takes for `--help`, beside an empty one. */
 function measureStartUps(): { worst: number; rows: string[][] } {
@@ -603,7 +606,7 @@ function maxFiles(): number {
   return Number(/Max open files\s+(\d+)/.exec(readProc("self/limits"))?.[1] ?? 1_000);
 }
 
-/** What design part 9 asks for, and what was measured. */
+/** What a scenario must reach, and what was measured. */
 function floorsOf(results: Map<Scenario, Row[]>): string[][] {
   const floors: string[][] = [];
   for (const [{ title }, rows] of results) {
@@ -717,16 +720,21 @@ function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
+/** `, node v20.20.2`, or nothing where it is not installed. */
+function versionOf(tool: string): string {
+  if (!isInstalled({ tool } as Contender)) return "";
+  const { stdout } = new Deno.Command(tool, { args: [VERSION_OF[tool] ?? "--version"] })
+    .outputSync();
+  return `, ${tool} ${/v?\d+\.[\d.]+/.exec(new TextDecoder().decode(stdout))}`;
+}
+
 // ---- All of it ----
 
 async function main(): Promise<void> {
   const started = performance.now();
   const [cpu] = cpus();
-  const node = hasTool("node", "--version")
-    ? new Deno.Command("node", { args: ["--version"] }).outputSync()
-    : 0;
-  const nodeVersion = node ? `, Node ${new TextDecoder().decode(node.stdout).trim()}` : "";
-  console.log(`Deno ${Deno.version.deno}${nodeVersion}, ${Deno.build.target}, ${Deno.osRelease()},
+  const others = ["node", "bun", "go"].map(versionOf).join("");
+  console.log(`Deno ${Deno.version.deno}${others}, ${Deno.build.target}, ${Deno.osRelease()},
 ${cpus().length} × ${cpu?.model.trim()}, load average ${Deno.loadavg()[0]!.toFixed(1)} before.
 Medians (smallest-largest) of ${ROUNDS} rounds of ${ROUND_MS} ms a server; load: ${load.about}.
 MB/s count each byte once. CPU is the server's, for a message. Where the load is less busy than the
@@ -742,8 +750,16 @@ server, it is the server that bounds the rate; the last row of a table is what t
   const connects = await measureConnects();
   progress("");
   console.log(`${table(["connect, 64 B, close", "a second", "of the bare loop"], connects)}\n`);
+  const { ratio, rows: besides } = await measureBesideSilent();
+  progress("");
+  const silent = `beside ${SILENT} silent ones that sent ${SAID_BYTES} B`;
+  const transfer = `TCP, ${TRANSFER_BYTES / 2 ** 20} MiB, one client`;
+  console.log(`${table([transfer, "MB/s alone", `MB/s ${silent}`, "of alone"], besides)}\n`);
 
   const floors = floorsOf(results);
+  const least = `${MIN_BESIDE_SILENT} of alone`;
+  const met = yes(median(ratio) >= MIN_BESIDE_SILENT);
+  floors.push([`${transfer}: ${QUIET.name}, ${silent}`, least, spread(ratio, 2), met]);
   if (LINUX) {
     const idle = [];
     for (const contender of [CROWDED, BARE, NODE].filter(isInstalled)) {
@@ -755,16 +771,13 @@ server, it is the server that bounds the rate; the last row of a table is what t
     const { mib } = idle[0]!;
     const what = `${idle[0]!.row[1]} idle connections, each still echoes`;
     floors.push([what, `${MAX_IDLE_MIB} MiB`, `${round(mib)} MiB`, yes(mib <= MAX_IDLE_MIB)]);
-    for (const talk of [sendEndlessLine, neverRead]) {
-      const growth = await measureGrowth(talk);
-      const what = talk === neverRead
-        ? "a client that never reads"
-        : `${STREAM_BYTES / 2 ** 20} MiB without a newline`;
+    for (const [what, most, ...measured] of GROWTHS) {
+      const growth = await measureGrowth(...measured);
       floors.push([
         `${what}: the server grows by`,
-        `${MAX_GROWTH_MIB} MiB`,
+        `${most} MiB`,
         `${round(growth, 1)} MiB`,
-        yes(growth < MAX_GROWTH_MIB),
+        yes(growth < most),
       ]);
     }
     const shared = await measureSharedPort();
