@@ -1,6 +1,6 @@
 /**
  * The faults of `faults_test.ts` at full scale: `deno task soak`, on Linux as root, with `ip`, `nft`
- * and `python3`. It takes some minutes, seven at most, prints a table, and exits 1 if a row failed.
+ * and `python3`. It takes some minutes, five at most, prints a table, and exits 1 if a row failed.
  *
  * @module
  */
@@ -36,7 +36,7 @@ import {
 } from "./_faults.ts";
 
 const GIGABYTE = 2 ** 30;
-const LIMIT_MS = 420_000; // for all of it
+const LIMIT_MS = 290_000; // for all of it
 const KILL_MS = 150_000; // for one server
 const random = seededRandom();
 
