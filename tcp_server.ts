@@ -106,6 +106,7 @@ class Server {
         for (let at = 0; at < size && !connection.reason;) {
           const { end, stops } = this.#takeLines(connection, received, at);
           if (echo) await connection.writeAll(received.subarray(at, end));
+          this.#silentSweeps = 0; // while one is written to, others are not read
           at = end;
           if (stops) this.#halfClose(connection, "stop");
           else if (at < size) await this.#giveTurn(LINES_TURN_MS);
@@ -139,7 +140,9 @@ class Server {
   /** Runs to the end of the last connection, whose socket is closed by then. */
   async #run(): Promise<void> {
     let sweeping: Promise<void> | undefined;
-    const sweeper = setInterval(() => sweeping = this.#sweep(), SWEEP_MS);
+    const sweeper = setInterval(() => {
+      sweeping ??= this.#sweep().then(() => sweeping = undefined);
+    }, SWEEP_MS);
     await this.#acceptClients();
     await Promise.all(this.#connections.values());
     clearInterval(sweeper);

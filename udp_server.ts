@@ -25,7 +25,7 @@ const STOP_WORDS = ["stop", "exit"]; // a datagram that is one of these ends its
 
 const RECEIVE_RETRY_MS = 100; // after a receive that failed
 const MAX_SESSIONS = 10_000; // peers that are remembered
-const MAX_HOSTS = 16_384; // that Deno is asked about: it keeps 1.5 kB of each for ever
+const MAX_HOSTS = 4_096; // that Deno is asked about: each question costs 3 kB, for ever
 const LOOP_ROUNDS = 65_536; // the same datagram from one peer so often: the last is left out
 const MAX_DOUBLED = 4_096; // of these are doubled, or --duplicate would swell a loop
 const MAX_HELD_BYTES = 16_777_216; // of replies that --delay holds
@@ -104,13 +104,14 @@ class Server {
   async #answer(datagram: Uint8Array, from: Deno.NetAddr): Promise<void> {
     const session = this.#sessionOf(from);
     if (!session) return;
+    if (from.hostname.startsWith("fe80:")) from.hostname += this.#zone;
     this.#note(datagram, session);
     if (this.#options.echo ?? true) {
       const delays = this.#copiesOf(datagram, session);
       if (!delays) return;
       try {
-        if (this.#network) await this.#sendCopies(datagram, session, delays);
-        else await this.#socket.send(datagram, session.address);
+        if (this.#network) await this.#sendCopies(datagram, { from, session, delays });
+        else await this.#socket.send(datagram, from);
       } catch (error) {
         return this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
       }
@@ -136,11 +137,14 @@ class Server {
   }
 
   /** Sends a reply over the lossy network. @throws Error if no copy of it can be sent */
-  async #sendCopies(datagram: Uint8Array, session: Session, delays: number[]): Promise<void> {
+  async #sendCopies(
+    datagram: Uint8Array,
+    { from, session, delays }: { from: Deno.NetAddr; session: Session; delays: number[] },
+  ): Promise<void> {
     const bytes = datagram.slice(); // of the buffer that is received into
     const sends = delays.map(async (ms) => {
       if (ms > 0) await this.#network!.hold(bytes, ms);
-      await this.#socket.send(bytes, session.address);
+      await this.#socket.send(bytes, from);
     });
     const reply = Promise.allSettled(sends).then((copies) => {
       const [failed, sent] = [copies[0], copies.some(({ status }) => status === "fulfilled")];
@@ -199,15 +203,18 @@ class Server {
     if (session) this.#sessions.delete(peer); // it goes to the end: the longest silent is first
     else {
       const refusal = refusalOf(from, this.#addr.port) ?? this.#forbids(from.hostname);
-      const hint = refusal === NO_PERMISSION ? `, --allow-net=${toPermission(from.hostname)}` : "";
-      if (refusal) return void this.#leaveUnanswered(refusal, peer, hint);
-      if (this.#sessions.size >= MAX_SESSIONS) {
-        this.#sessions.delete(this.#sessions.keys().next().value!);
-      }
-      const zone = from.hostname.startsWith("fe80:") ? this.#zone : "";
-      session = new Session({ ...from, hostname: from.hostname + zone }, peer);
+      if (refusal) return void this.#leaveUnanswered(refusal, peer);
+      session = this.#sessions.size < MAX_SESSIONS ? new Session() : this.#forgetOldest();
+      session.begin(peer);
     }
     this.#sessions.set(peer, session);
+    return session;
+  }
+
+  /** Forgets the session longest silent, and returns it for another: new ones would be garbage. */
+  #forgetOldest(): Session {
+    const [peer, session] = this.#sessions.entries().next().value!;
+    this.#sessions.delete(peer);
     return session;
   }
 
@@ -217,7 +224,9 @@ class Server {
     const host = toPermission(hostname);
     let allowed = this.#allowed.get(host);
     if (allowed === undefined) {
-      if (this.#allowed.size >= MAX_HOSTS) return `more than ${MAX_HOSTS} hosts`;
+      if (this.#allowed.size >= MAX_HOSTS) {
+        return `more than ${MAX_HOSTS} hosts, without --allow-net for all`;
+      }
       allowed = Deno.permissions.querySync({ name: "net", host }).state === "granted";
       this.#allowed.set(host, allowed);
     }
@@ -258,8 +267,12 @@ class Server {
   }
 
   /** Counts a datagram; says why once for each reason, not once for each datagram. */
-  #leaveUnanswered(why: string, peer: string, hint = ""): void {
+  #leaveUnanswered(why: string, peer: string): void {
     this.#totals.unanswered++;
+    if (this.#warned.has(why)) return;
+    const hint = why === NO_PERMISSION
+      ? `, --allow-net=${peer.slice(0, peer.lastIndexOf(":"))}`
+      : "";
     this.#warn(why, `not answering ${peer}: ${why}${hint}; the like is only counted from now on`);
   }
 
@@ -277,15 +290,19 @@ class Server {
 
 /** What is remembered of a peer: UDP has no connection that would. */
 class Session {
-  readonly hash: number; // of its address
+  peer = "";
+  hash = 0; // of its address
   startedAt = 0; // ms: when its first message came
   messages = 0; // since then
   bytes = 0;
-  #tokens = Infinity; // replies that --rate still allows
+  #tokens = 0; // replies that --rate still allows
   #refilledAt = 0; // ms
 
-  constructor(readonly address: Deno.NetAddr, readonly peer: string) {
-    this.hash = mixWords(0, Uint32Array.from(peer, (char) => char.charCodeAt(0)));
+  begin(peer: string): void {
+    this.peer = peer;
+    this.hash = this.messages = this.bytes = 0;
+    this.#refilledAt = -1_000; // a second ago, and more: all tokens are there
+    for (let i = 0; i < peer.length; i++) this.hash = mix(this.hash, peer.charCodeAt(i));
   }
 
   /** Takes one of `rate` tokens, which come back in a second. Tells if there was one. */
@@ -319,13 +336,11 @@ function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | 
 class LoopGuard {
   readonly #hashes = new Uint32Array(65_536);
   readonly #counts = new Uint32Array(65_536); // sixteenths
+  #words: Uint32Array = new Uint32Array(); // of the buffer that is received into
 
   /** Which of the same datagram this is, from 1; behind 2 × LOOP_ROUNDS comes LOOP_ROUNDS + 1. */
   count(datagram: Uint8Array, peerHash: number): number {
-    const { buffer, byteOffset, length } = datagram;
-    const whole = length - length % 4;
-    const words = new Uint32Array(buffer, byteOffset, whole / 4);
-    const hash = mixWords(mixWords(peerHash ^ length, words), datagram.subarray(whole)) >>> 0;
+    const hash = this.#hash(datagram, peerHash);
     const place = hash >>> 16;
     if (this.#hashes[place] !== hash && this.#counts[place]! > 0) {
       const others = this.#counts[place]!-- >> 4;
@@ -337,17 +352,27 @@ class LoopGuard {
     if (rounds === 2 * LOOP_ROUNDS) this.#counts[place] = 16 * LOOP_ROUNDS;
     return rounds;
   }
+
+  /** Of four bytes at a time, then of the rest. */
+  #hash(datagram: Uint8Array, peerHash: number): number {
+    const { buffer, byteOffset, length } = datagram;
+    if (this.#words.buffer !== buffer) {
+      this.#words = new Uint32Array(buffer, 0, buffer.byteLength >> 2);
+    }
+    const [first, whole] = [byteOffset >> 2, length >> 2];
+    let hash = peerHash ^ length;
+    for (let i = first; i < first + whole; i++) hash = mix(hash, this.#words[i]!);
+    for (let i = whole * 4; i < length; i++) hash = mix(hash, datagram[i]!);
+    return (hash ^ (hash >>> 16)) >>> 0;
+  }
 }
 
 const [FACTOR, OTHER_FACTOR] = crypto.getRandomValues(new Uint32Array(2)).map((word) => word | 1);
 
-/** A hash that goes on with some words: two odd factors that nobody can guess spread their bits. */
-function mixWords(hash: number, words: Uint32Array | Uint8Array): number {
-  for (let i = 0; i < words.length; i++) {
-    hash = Math.imul(hash ^ words[i]!, FACTOR!);
-    hash = Math.imul(hash ^ (hash >>> 15), OTHER_FACTOR!);
-  }
-  return hash ^ (hash >>> 16);
+/** A hash that goes on with a word: two odd factors that nobody can guess spread its bits. */
+function mix(hash: number, word: number): number {
+  const mixed = Math.imul(hash ^ word, FACTOR!);
+  return Math.imul(mixed ^ (mixed >>> 15), OTHER_FACTOR!);
 }
 
 /** The network that --drop, --duplicate and --delay make of loopback: same seed, same faults. */

@@ -196,7 +196,7 @@ Deno.test("each datagram is printed on a line of its own, safe to see", LIMIT, a
     ["a byte order mark", "\ufeffx", "\\u{feff}x"],
     ["a soft hyphen, a joiner", "st\u00adop\u200d", "st\\u{ad}op\\u{200d}"],
     ["1,000 bytes", "x".repeat(1_000), "x".repeat(1_000)],
-    ["1,001 bytes", "x".repeat(1_001), `${"x".repeat(1_000)}… +1 byte`],
+    ["1,001 bytes", "x".repeat(1_001), `${"x".repeat(1_000)}… +1 bytes`],
     ["a line end is none of them", `${"x".repeat(1_000)}\r\n`, "x".repeat(1_000)],
     ["more than 1,000 bytes", "x".repeat(65_507), `${"x".repeat(1_000)}… +64507 bytes`],
     ["no character is cut", `x${long}`, `x${"ä".repeat(499)}… +202 bytes`],
