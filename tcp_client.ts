@@ -976,7 +976,7 @@ function trimBlanks(bytes: Uint8Array): Uint8Array {
   let [start, end] = [0, bytes.length];
   while (start < end && isBlank(bytes[start]!)) start++;
   while (start < end && isBlank(bytes[end - 1]!)) end--;
-  return bytes.subarray(start, end);
+  return end - start === bytes.length ? bytes : bytes.subarray(start, end);
 }
 
 /** Whether a sentence, but for the blanks around it, is one of `stopWords`, which have none. */
@@ -1000,6 +1000,7 @@ function preview(start: Uint8Array, bytes: number): { text: string; more?: numbe
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
+  if (!/[^ -~]/.test(text)) return text; // as most is; this is twice as fast
   return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
@@ -1106,7 +1107,7 @@ class Output {
   async #write(): Promise<void> {
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      if (pause > 0 && this.#waiting.length < WRITE_BYTES) await sleep(pause);
+      if (pause > 0 && this.#waiting.length < MAX_WAITING / 2) await sleep(pause);
       const text = this.#waiting;
       this.#waiting = "";
       try {

@@ -73,7 +73,8 @@ class Server {
     bytes: 0,
     unanswered: 0,
   };
-  #answering: Promise<void> | undefined;
+  #answering = false;
+  #onAnswered = (): void => {};
   #closing: Promise<void> | undefined;
 
   constructor(socket: Deno.DatagramConn, options: ServeOptions) {
@@ -93,9 +94,14 @@ class Server {
     while (!this.#closing) {
       try {
         const [datagram, from] = await this.#socket.receive(buffer);
-        if (!this.#closing) await (this.#answering = this.#answer(datagram, from as Deno.NetAddr));
+        if (this.#closing) break;
+        this.#answering = true;
+        await this.#answer(datagram, from as Deno.NetAddr);
       } catch (error) {
         if (!this.#closing) await this.#surviveReceive(error);
+      } finally {
+        this.#answering = false;
+        this.#onAnswered();
       }
     }
   }
@@ -105,7 +111,8 @@ class Server {
     const session = this.#sessionOf(from);
     if (!session) return;
     if (from.hostname.startsWith("fe80:")) from.hostname += this.#zone;
-    this.#note(datagram, session);
+    const sentence = withoutLineEnd(datagram);
+    this.#note(datagram, sentence, session);
     if (this.#options.echo ?? true) {
       const delays = this.#copiesOf(datagram, session);
       if (!delays) return;
@@ -116,7 +123,7 @@ class Server {
         return this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
       }
     }
-    if (isStopWord(withoutLineEnd(datagram), this.#stopWords)) this.#endSession(session);
+    if (isStopWord(sentence, this.#stopWords)) this.#endSession(session);
   }
 
   /** How many ms each copy of the reply is held: mostly one, for none; nothing if none may go. */
@@ -163,7 +170,8 @@ class Server {
       this.#warn("closing", "waiting for replies to be sent");
     }, TELL_MS);
     this.#network?.release();
-    await Promise.allSettled([this.#answering, ...this.#replies]);
+    if (this.#answering) await new Promise<void>((resolve) => this.#onAnswered = resolve);
+    await Promise.allSettled(this.#replies);
     clearTimeout(teller);
     this.#socket.close();
   }
@@ -233,13 +241,12 @@ class Server {
     return allowed ? undefined : NO_PERMISSION;
   }
 
-  #note(datagram: Uint8Array, session: Session): void {
+  #note({ length }: Uint8Array, sentence: Uint8Array, session: Session): void {
     if (session.messages++ === 0) session.startedAt = performance.now();
-    session.bytes += datagram.length;
+    session.bytes += length;
     this.#totals.messages++;
-    this.#totals.bytes += datagram.length;
+    this.#totals.bytes += length;
     if (this.#options.quiet) return;
-    const sentence = withoutLineEnd(datagram);
     const { peer } = session;
     const bytes = sentence.length;
     this.#options.onEvent?.({ event: "message", peer, bytes, ...preview(sentence, bytes) });
@@ -743,7 +750,7 @@ function trimBlanks(bytes: Uint8Array): Uint8Array {
   let [start, end] = [0, bytes.length];
   while (start < end && isBlank(bytes[start]!)) start++;
   while (start < end && isBlank(bytes[end - 1]!)) end--;
-  return bytes.subarray(start, end);
+  return end - start === bytes.length ? bytes : bytes.subarray(start, end);
 }
 
 /** Whether a sentence, but for the blanks around it, is one of `stopWords`, which have none. */
@@ -767,6 +774,7 @@ function preview(start: Uint8Array, bytes: number): { text: string; more?: numbe
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
+  if (!/[^ -~]/.test(text)) return text; // as most is; this is twice as fast
   return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
@@ -873,7 +881,7 @@ class Output {
   async #write(): Promise<void> {
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      if (pause > 0 && this.#waiting.length < WRITE_BYTES) await sleep(pause);
+      if (pause > 0 && this.#waiting.length < MAX_WAITING / 2) await sleep(pause);
       const text = this.#waiting;
       this.#waiting = "";
       try {
