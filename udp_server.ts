@@ -677,7 +677,7 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
 const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
 const WRITE_BYTES = 65_536; // at once to stdout or stderr
-const GATHER_MS = 10; // between two such writes: many lines for the price of one
+const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
 const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
 const encoder = new TextEncoder();
@@ -881,7 +881,8 @@ class Output {
   async #write(): Promise<void> {
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      if (pause > 0 && this.#waiting.length < MAX_WAITING / 2) await sleep(pause);
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 2;
+      if (gathers && pause > 0) await sleep(pause);
       const text = this.#waiting;
       this.#waiting = "";
       try {
