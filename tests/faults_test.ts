@@ -584,14 +584,17 @@ test("a UDP server that lies: exit 1, never taken for an echo", "", async (t) =>
     ["nothing in it", () => "", WRONG],
     ["no answer", () => undefined, /no answer from \S+ after 2 tries in 0\.\d+ s; is udp_server/],
   ];
-  for (const [name, change, message] of rows) {
-    await t.step(name, async () => {
-      await using server = udpPeer(async (sentence, to, socket) => {
-        const answer = change(sentence);
-        if (answer !== undefined) await socket.send(encode(answer), to);
-      });
-      const args = ["--port", `${server.port}`, "--timeout", "0.05", "--retries", "1", "hello"];
-      const { code, stdout, stderr } = await runScript("udp_client.ts", args);
+  const results = await Promise.all(rows.map(async ([, change]) => {
+    await using server = udpPeer(async (sentence, to, socket) => {
+      const answer = change(sentence);
+      if (answer !== undefined) await socket.send(encode(answer), to);
+    });
+    const args = ["--port", `${server.port}`, "--timeout", "0.3", "--retries", "1", "hello"];
+    return await runScript("udp_client.ts", args);
+  }));
+  for (const [i, [name, , message]] of rows.entries()) {
+    await t.step(name, () => {
+      const { code, stdout, stderr } = results[i]!;
       assertEquals([code, stdout], [1, ""]);
       assertMatch(stderr, message);
     });
