@@ -522,8 +522,8 @@ async function probe(
   } finally {
     probe.end();
     await endStatus();
-    if (probe.sent > 0) printSummary(said(), { sent: probe.sent, echoed: times.length }, times);
     checkInterval(plan.intervalSeconds, probe.sent, probe.sentAt - probe.startedAt);
+    if (probe.sent > 0) printSummary(said(), { sent: probe.sent, echoed: times.length }, times);
   }
 }
 

@@ -705,9 +705,9 @@ async function runProbe(
     onProgress: (book) => current = book,
   }).finally(endStatus);
   const counts = book.counts();
-  printSummary(formatCounts(counts), counts, book.times);
   checkInterval(plan.intervalSeconds, counts.sent, book.span.last - book.span.first);
   if (book.failure) warn((book.failure as Error).message);
+  printSummary(formatCounts(counts), counts, book.times);
   await stdout.flush();
   const intact = counts.echoed === counts.sent && counts.corrupt === 0;
   return intact && !stdout.failed ? 0 : 1;

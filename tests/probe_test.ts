@@ -264,7 +264,7 @@ Deno.test("probes are numbered, unlike each other, of the size asked for", LIMIT
   await using peer = peerWith(echo);
   const runs: string[][] = [];
   for (const size of [16, 1_472, 65_507]) {
-    const args = [...peer.to, "-c", "5", "-i", "0", "-s", `${size}`];
+    const args = [...peer.to, "-c", "5", "-i", "0.1", "-s", `${size}`];
     const { code, stderr } = await runScript("udp_client.ts", args);
     assertEquals([code, stderr], [0, ""]);
     const payloads = (await peer.arrived()).map(({ bytes }) => bytes);
