@@ -543,12 +543,12 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
           events += toEvent(line);
         }
         await writeOut(encoder.encode(events));
-      } else if (atTerminal) await writeOut(toTerminal(partial.decode(echo, { stream: true })));
+      } else if (atTerminal) await writeToTerminal(partial.decode(echo, { stream: true }));
       else await writeOut(echo);
     },
     async close(): Promise<void> {
       if (lines.bytes > 0) await writeOut(encoder.encode(toEvent(lines.take())));
-      await writeOut(toTerminal(partial.decode())); // of bytes that are no whole character
+      await writeToTerminal(partial.decode()); // of bytes that are no whole character
     },
   });
 }
@@ -757,11 +757,11 @@ async function writeOut(bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Text for a terminal, in which line ends and tabs have their usual meaning. */
-function toTerminal(text: string): Uint8Array {
-  return encoder.encode(
-    text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part)).join(""),
-  );
+/** Writes text to a terminal, where line ends and tabs are safe; below what stderr tells there. */
+async function writeToTerminal(text: string): Promise<void> {
+  if (Deno.stderr.isTerminal()) await stderr.flush();
+  const parts = text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part));
+  await writeOut(encoder.encode(parts.join("")));
 }
 
 /** @throws UsageError for a message with bytes that a command line cannot hold */

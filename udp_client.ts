@@ -680,7 +680,7 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
       const bytes = sentence.length;
       const event = { event: "echo", bytes, ...preview(sentence, bytes) };
       if (stdout.json) await writeOut(encoder.encode(`${toJson(event)}\n`));
-      else if (atTerminal) await writeOut(toTerminal(`${decoder.decode(sentence)}\n`));
+      else if (atTerminal) await writeToTerminal(`${decoder.decode(sentence)}\n`);
       else await writeOut(line);
     },
   });
@@ -925,11 +925,11 @@ async function writeOut(bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** Text for a terminal, in which line ends and tabs have their usual meaning. */
-function toTerminal(text: string): Uint8Array {
-  return encoder.encode(
-    text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part)).join(""),
-  );
+/** Writes text to a terminal, where line ends and tabs are safe; below what stderr tells there. */
+async function writeToTerminal(text: string): Promise<void> {
+  if (Deno.stderr.isTerminal()) await stderr.flush();
+  const parts = text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part));
+  await writeOut(encoder.encode(parts.join("")));
 }
 
 /** @throws UsageError for a message with bytes that a command line cannot hold */
