@@ -256,8 +256,7 @@ class Server {
   /** Half-closes who was silent for too long; closes who had its time to close. */
   async #sweep(): Promise<void> {
     // A process that was suspended reads first what came meanwhile: timers come before the sockets.
-    await sleep(0);
-    await sleep(0);
+    for (let timers = 0; timers < 3; timers++) await sleep(1);
     const ending = this.#sweepsLeft < Infinity;
     const allSilent = this.#silentSweeps++ > 0; // else a connection may only wait for its turn
     const idleSweeps = (this.#options.idleSeconds || Infinity) * 1000 / SWEEP_MS;
