@@ -253,7 +253,10 @@ class Terminal implements AsyncDisposable {
       // It has ended.
     }
     const more = (await this.#program?.finish())?.stdout;
-    if (more?.replace(/^>>> *\r?\n?$/, "")) this.#shown.push(more);
+    // Python is killed at its next prompt, of which it may have written a part.
+    const isPython = this.#expected.some((line) => line.startsWith(">>> "));
+    const prompt = isPython ? /^>{1,3} *\r?\n?$/ : /^$/;
+    if (more?.replace(prompt, "")) this.#shown.push(more);
     const shown = mask(this.#withoutPorts(this.#shown.map(clean).join("\n")));
     const expected = mask(this.#expected.join("\n"));
     assertEquals(elide(shown, expected), expected);
