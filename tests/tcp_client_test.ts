@@ -624,6 +624,7 @@ Deno.test(
     await t.step("byte by byte", async () => {
       await using slow = rudeServer(async (conn) => {
         for (const byte of await readExactly(conn, 14)) await writeAll(conn, Uint8Array.of(byte));
+        await readToEnd(conn); // closed before, it would be too early
       });
       const args = ["--port", `${slow.port}`, "--json"];
       const { stdout } = await runScript("tcp_client.ts", args, { stdin: "Hello\r\nworld\r\n" });
