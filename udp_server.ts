@@ -31,6 +31,7 @@ const MAX_DOUBLED = 4_096; // of these are doubled, or --duplicate would swell a
 const MAX_HELD_BYTES = 16_777_216; // of replies that --delay holds
 const HELD_OVERHEAD_BYTES = 1_000; // of each: its timer and the like, measured
 const AT_ONCE = [0]; // ms: when a single reply goes out
+const NO_COPY: number[] = []; // of a reply goes out
 const TELL_MS = 500; // of a shutdown, then it says what it waits for
 const NO_PERMISSION = "no permission";
 const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
@@ -62,7 +63,7 @@ class Server {
   readonly #zone: string; // of the address that it is bound to, as in fe80::1%eth0
   readonly #network: LossyNetwork | undefined;
   readonly #loops = new LoopGuard();
-  readonly #sessions = new Map<string, Session>(); // by peer, the one longest silent first
+  readonly #sessions = new Map<number, Session>(); // by hash of a peer, the one longest silent first
   readonly #allowed = new Map<string, boolean>(); // hosts
   readonly #allAllowed = Deno.permissions.querySync({ name: "net" }).state === "granted";
   readonly #replies = new Set<Promise<void>>(); // that are delayed
@@ -88,42 +89,33 @@ class Server {
     this.#network = drop + duplicate + delayMs > 0 ? new LossyNetwork(options) : undefined;
   }
 
-  /** Step 5: receive. One loop, as receives in parallel would finish in the wrong order. */
-  async #receiveDatagrams(): Promise<void> {
+  /** Step 5: receive and send: one datagram in, one out, whole, to where it came from. */
+  async #echoDatagrams(): Promise<void> {
+    const { echo = true } = this.#options;
     const buffer = new Uint8Array(BUFFER_BYTES);
-    while (!this.#closing) {
+    while (!this.#closing) { // one loop, as receives in parallel would finish in the wrong order
+      let session: Session | undefined;
       try {
-        const [datagram, from] = await this.#socket.receive(buffer);
-        if (this.#closing) break;
+        const [datagram, from] = await this.#socket.receive(buffer) as [Uint8Array, Deno.NetAddr];
+        session = this.#closing ? undefined : this.#sessionOf(from);
+        if (!session) continue;
         this.#answering = true;
-        await this.#answer(datagram, from as Deno.NetAddr);
+        const sentence = withoutLineEnd(datagram);
+        this.#note(datagram, sentence, session);
+        const delays = echo ? this.#copiesOf(datagram, session) : NO_COPY;
+        if (!delays) continue;
+        if (from.hostname.startsWith("fe80:")) from.hostname += this.#zone;
+        if (delays === AT_ONCE) await this.#socket.send(datagram, from);
+        else await this.#sendCopies(datagram, { from, session, delays });
+        if (isStopWord(sentence, this.#stopWords)) this.#endSession(session);
       } catch (error) {
-        if (!this.#closing) await this.#surviveReceive(error);
+        if (session) this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session);
+        else if (!this.#closing) await this.#surviveReceive(error);
       } finally {
         this.#answering = false;
         this.#onAnswered();
       }
     }
-  }
-
-  /** Step 5: send. One datagram in, one out, whole, to where it came from. */
-  async #answer(datagram: Uint8Array, from: Deno.NetAddr): Promise<void> {
-    const session = this.#sessionOf(from);
-    if (!session) return;
-    if (from.hostname.startsWith("fe80:")) from.hostname += this.#zone;
-    const sentence = withoutLineEnd(datagram);
-    this.#note(datagram, sentence, session);
-    if (this.#options.echo ?? true) {
-      const delays = this.#copiesOf(datagram, session);
-      if (!delays) return;
-      try {
-        if (this.#network) await this.#sendCopies(datagram, { from, session, delays });
-        else await this.#socket.send(datagram, from);
-      } catch (error) {
-        return this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer);
-      }
-    }
-    if (isStopWord(sentence, this.#stopWords)) this.#endSession(session);
   }
 
   /** How many ms each copy of the reply is held: mostly one, for none; nothing if none may go. */
@@ -133,14 +125,14 @@ class Server {
     const doubled = this.#options.duplicate ? MAX_DOUBLED : 0; // copies, which die with it
     if ((rounds + doubled) % LOOP_ROUNDS <= doubled) {
       const why = `one of ${LOOP_ROUNDS} identical datagrams`;
-      return void this.#leaveUnanswered(why, session.peer);
+      return void this.#leaveUnanswered(why, session);
     }
     const delays = this.#network?.delaysOf(rounds) ?? AT_ONCE;
     if (delays.length === 0) this.#tellDropped(datagram, session);
     if (rate === 0 || delays.length === 0) return delays;
     const copies = delays.filter(() => session.takeToken(rate));
     if (copies.length > 0) return copies;
-    this.#leaveUnanswered(`over --rate ${rate}`, session.peer);
+    this.#leaveUnanswered(`over --rate ${rate}`, session);
   }
 
   /** Sends a reply over the lossy network. @throws Error if no copy of it can be sent */
@@ -159,7 +151,7 @@ class Server {
     });
     if (!this.#options.delayMs) return await reply;
     const delayed = reply
-      .catch((error) => this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session.peer))
+      .catch((error) => this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session))
       .finally(() => this.#replies.delete(delayed));
     this.#replies.add(delayed);
   }
@@ -182,7 +174,7 @@ class Server {
 
   /** Runs until it is shut down and its socket is closed. */
   async #run(): Promise<void> {
-    await this.#receiveDatagrams();
+    await this.#echoDatagrams();
     await this.#closing;
     const seconds = secondsSince(this.#startedAt);
     this.#options.onEvent?.({ event: "shutdown", ...this.#totals, seconds });
@@ -206,23 +198,23 @@ class Server {
 
   /** The sender's session; none where the answer would go astray, whoever forged its address. */
   #sessionOf(from: Deno.NetAddr): Session | undefined {
-    const peer = formatAddress(from);
-    let session = this.#sessions.get(peer);
-    if (session) this.#sessions.delete(peer); // it goes to the end: the longest silent is first
-    else {
+    const hash = hashOf(from);
+    let session = this.#sessions.get(hash);
+    if (session) this.#sessions.delete(hash); // it goes to the end: the longest silent is first
+    if (session?.port !== from.port || session.hostname !== from.hostname) {
       const refusal = refusalOf(from, this.#addr.port) ?? this.#forbids(from.hostname);
-      if (refusal) return void this.#leaveUnanswered(refusal, peer);
-      session = this.#sessions.size < MAX_SESSIONS ? new Session() : this.#forgetOldest();
-      session.begin(peer);
+      if (refusal) return void this.#leaveUnanswered(refusal, from);
+      session ??= this.#sessions.size < MAX_SESSIONS ? new Session() : this.#forgetOldest();
+      session.begin(from, hash);
     }
-    this.#sessions.set(peer, session);
+    this.#sessions.set(hash, session);
     return session;
   }
 
   /** Forgets the session longest silent, and returns it for another: new ones would be garbage. */
   #forgetOldest(): Session {
-    const [peer, session] = this.#sessions.entries().next().value!;
-    this.#sessions.delete(peer);
+    const [hash, session] = this.#sessions.entries().next().value!;
+    this.#sessions.delete(hash);
     return session;
   }
 
@@ -274,13 +266,12 @@ class Server {
   }
 
   /** Counts a datagram; says why once for each reason, not once for each datagram. */
-  #leaveUnanswered(why: string, peer: string): void {
+  #leaveUnanswered(why: string, from: { hostname: string; port: number }): void {
     this.#totals.unanswered++;
     if (this.#warned.has(why)) return;
-    const hint = why === NO_PERMISSION
-      ? `, --allow-net=${peer.slice(0, peer.lastIndexOf(":"))}`
-      : "";
-    this.#warn(why, `not answering ${peer}: ${why}${hint}; the like is only counted from now on`);
+    const hint = why === NO_PERMISSION ? `, --allow-net=${toPermission(from.hostname)}` : "";
+    const what = `not answering ${formatAddress(from)}: ${why}${hint}`;
+    this.#warn(why, `${what}; the like is only counted from now on`);
   }
 
   /** Counts a reply that is lost on purpose: its datagram is dealt with. */
@@ -297,19 +288,23 @@ class Server {
 
 /** What is remembered of a peer: UDP has no connection that would. */
 class Session {
-  peer = "";
-  hash = 0; // of its address
+  hostname = "";
+  port = 0;
+  hash = 0;
   startedAt = 0; // ms: when its first message came
   messages = 0; // since then
   bytes = 0;
   #tokens = 0; // replies that --rate still allows
   #refilledAt = 0; // ms
 
-  begin(peer: string): void {
-    this.peer = peer;
-    this.hash = this.messages = this.bytes = 0;
+  begin({ hostname, port }: Deno.NetAddr, hash: number): void {
+    [this.hostname, this.port, this.hash] = [hostname, port, hash];
+    this.messages = this.bytes = 0;
     this.#refilledAt = -1_000; // a second ago, and more: all tokens are there
-    for (let i = 0; i < peer.length; i++) this.hash = mix(this.hash, peer.charCodeAt(i));
+  }
+
+  get peer(): string {
+    return formatAddress(this);
   }
 
   /** Takes one of `rate` tokens, which come back in a second. Tells if there was one. */
@@ -380,6 +375,13 @@ const [FACTOR, OTHER_FACTOR] = crypto.getRandomValues(new Uint32Array(2)).map((w
 function mix(hash: number, word: number): number {
   const mixed = Math.imul(hash ^ word, FACTOR!);
   return Math.imul(mixed ^ (mixed >>> 15), OTHER_FACTOR!);
+}
+
+/** The hash of a peer: 30 bits, which V8 keeps without an object. */
+function hashOf({ hostname, port }: Deno.NetAddr): number {
+  let hash = port;
+  for (let i = 0; i < hostname.length; i++) hash = mix(hash, hostname.charCodeAt(i));
+  return hash >>> 2;
 }
 
 /** The network that --drop, --duplicate and --delay make of loopback: same seed, same faults. */
@@ -676,7 +678,7 @@ const VERSION = "1.0.0";
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
 const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
 const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const WRITE_BYTES = 262_144; // at once to stdout or stderr: four pipes full; a file takes it at once
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
 const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
@@ -844,7 +846,7 @@ function sleep(ms: number): Promise<void> {
 async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
   for (let rest = bytes; rest.length > 0;) {
     try {
-      rest = rest.subarray(await to.write(rest.subarray(0, WRITE_BYTES)));
+      rest = rest.subarray(await to.write(rest));
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
       await sleep(GATHER_MS);
@@ -857,6 +859,7 @@ class Output {
   json = false; // whether events are printed as JSON
   failed = false; // as the disk is full, or the terminal is gone
   readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
+  readonly #buffer = new Uint8Array(WRITE_BYTES);
   #waiting = "";
   #dropped = 0; // lines
   #written = 0; // times
@@ -883,12 +886,13 @@ class Output {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
       const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 2;
       if (gathers && pause > 0) await sleep(pause);
-      const text = this.#waiting;
+      let text = this.#waiting;
       this.#waiting = "";
       try {
-        for (let rest = encoder.encode(text); rest.length > 0; this.#written++) {
-          await writeTo(Deno[this.name], rest.subarray(0, WRITE_BYTES));
-          rest = rest.subarray(WRITE_BYTES);
+        for (; text !== ""; this.#written++) {
+          const { read, written } = encoder.encodeInto(text, this.#buffer);
+          await writeTo(Deno[this.name], this.#buffer.subarray(0, written));
+          text = text.slice(read);
         }
       } catch (error) {
         if (error instanceof Deno.errors.BrokenPipe) return this.#end(error);
