@@ -810,15 +810,16 @@ class LineAssembler {
 
   /** The line that ends next in `chunk`, and where; if none does, what is left is kept. */
   next(chunk: Uint8Array, from: number): Sentence & { end: number } | undefined {
-    const end = this.#findLineEnd(chunk, from);
-    this.#add(chunk.subarray(from, end < 0 ? undefined : end));
+    const end = from < chunk.length ? this.#findLineEnd(chunk, from) : -1;
+    this.#add(chunk, from, end < 0 ? chunk.length : end);
     if (end < 0) {
       if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
       [this.#chunk, this.#text] = [NO_BYTES, ""];
       return undefined;
     }
     if (this.#last === 0x0d) this.bytes--; // of CRLF
-    return { ...this.take(), end: end + 1 };
+    const { start, bytes } = this.take();
+    return { start, bytes, end: end + 1 };
   }
 
   /** The line so far. */
@@ -830,18 +831,15 @@ class LineAssembler {
     return { start, bytes };
   }
 
-  #add(piece: Uint8Array): void {
-    if (piece.length === 0) return;
-    if (this.bytes === 0) {
-      this.#start = piece.length <= PREVIEW_BYTES ? piece : piece.subarray(0, PREVIEW_BYTES + 1);
-    } else if (this.#start.length <= PREVIEW_BYTES) {
-      this.#start = joinBytes(
-        this.#start,
-        piece.subarray(0, PREVIEW_BYTES + 1 - this.#start.length),
-      );
+  #add(chunk: Uint8Array, from: number, end: number): void {
+    if (from === end) return;
+    const missing = PREVIEW_BYTES + 1 - this.#start.length;
+    if (missing > 0) {
+      const piece = chunk.subarray(from, Math.min(end, from + missing));
+      this.#start = this.bytes === 0 ? piece : joinBytes(this.#start, piece);
     }
-    this.#last = piece[piece.length - 1]!;
-    this.bytes += piece.length;
+    this.#last = chunk[end - 1]!;
+    this.bytes += end - from;
   }
 
   #findLineEnd(chunk: Uint8Array, from: number): number {

@@ -105,7 +105,8 @@ class Server {
         // Half-closed, it only reads on: a close with bytes unread is a reset.
         for (let at = 0; at < size && !connection.reason;) {
           const { end, stops } = this.#takeLines(connection, received, at);
-          if (echo) await connection.writeAll(received.subarray(at, end));
+          const piece = end - at === size ? received : received.subarray(at, end);
+          if (echo) await connection.writeAll(piece);
           this.#silentSweeps = 0; // while one is written to, others are not read
           at = end;
           if (stops) this.#halfClose(connection, "stop");
@@ -521,15 +522,16 @@ class LineAssembler {
 
   /** The line that ends next in `chunk`, and where; if none does, what is left is kept. */
   next(chunk: Uint8Array, from: number): Sentence & { end: number } | undefined {
-    const end = this.#findLineEnd(chunk, from);
-    this.#add(chunk.subarray(from, end < 0 ? undefined : end));
+    const end = from < chunk.length ? this.#findLineEnd(chunk, from) : -1;
+    this.#add(chunk, from, end < 0 ? chunk.length : end);
     if (end < 0) {
       if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
       [this.#chunk, this.#text] = [NO_BYTES, ""];
       return undefined;
     }
     if (this.#last === 0x0d) this.bytes--; // of CRLF
-    return { ...this.take(), end: end + 1 };
+    const { start, bytes } = this.take();
+    return { start, bytes, end: end + 1 };
   }
 
   /** The line so far. */
@@ -541,18 +543,15 @@ class LineAssembler {
     return { start, bytes };
   }
 
-  #add(piece: Uint8Array): void {
-    if (piece.length === 0) return;
-    if (this.bytes === 0) {
-      this.#start = piece.length <= PREVIEW_BYTES ? piece : piece.subarray(0, PREVIEW_BYTES + 1);
-    } else if (this.#start.length <= PREVIEW_BYTES) {
-      this.#start = joinBytes(
-        this.#start,
-        piece.subarray(0, PREVIEW_BYTES + 1 - this.#start.length),
-      );
+  #add(chunk: Uint8Array, from: number, end: number): void {
+    if (from === end) return;
+    const missing = PREVIEW_BYTES + 1 - this.#start.length;
+    if (missing > 0) {
+      const piece = chunk.subarray(from, Math.min(end, from + missing));
+      this.#start = this.bytes === 0 ? piece : joinBytes(this.#start, piece);
     }
-    this.#last = piece[piece.length - 1]!;
-    this.bytes += piece.length;
+    this.#last = chunk[end - 1]!;
+    this.bytes += end - from;
   }
 
   #findLineEnd(chunk: Uint8Array, from: number): number {
