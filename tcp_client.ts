@@ -462,7 +462,7 @@ export async function main(args: string[]): Promise<number> {
   const waitSeconds = toNumber(["wait", flags.wait], { ...seconds, min: 0 });
   const plan = toProbePlan(flags);
   checkMessages(flags._);
-  requireNet(formatAddress({ hostname: hostname.replace(/%.*/, ""), port }));
+  requireNet(formatAddress({ hostname, port }));
   if (!plan && Deno.pid === 1) onSignals(); // which no signal ends by itself
   const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
   const options = {
@@ -1021,6 +1021,11 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
+/** `fe80::1` for `fe80::1%eth0`, as permissions know no zones. */
+function withoutZone(address: string): string {
+  return address.replace(/%[^\]]*/, "");
+}
+
 /** Why a call failed, to end a sentence with: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
@@ -1036,7 +1041,8 @@ function cannot(what: string, cause: unknown, hint = ""): Error {
 }
 
 /** Asks for net permission, before the first socket call. @throws Error that names the flag */
-function requireNet(...hosts: string[]): void {
+function requireNet(...addresses: string[]): void {
+  const hosts = addresses.map(withoutZone);
   for (const host of hosts) {
     if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
     const where = Deno.build.standalone

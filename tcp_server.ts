@@ -427,7 +427,7 @@ export async function main(args: string[]): Promise<number> {
     min: 1,
     max: 1_000_000,
   });
-  requireNet(formatAddress({ hostname: hostname.replace(/%.*/, ""), port }));
+  requireNet(formatAddress({ hostname, port }));
   const stopping = new AbortController();
   onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
@@ -733,6 +733,11 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
+/** `fe80::1` for `fe80::1%eth0`, as permissions know no zones. */
+function withoutZone(address: string): string {
+  return address.replace(/%[^\]]*/, "");
+}
+
 /** Why a call failed, to end a sentence with: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
@@ -748,7 +753,8 @@ function cannot(what: string, cause: unknown, hint = ""): Error {
 }
 
 /** Asks for net permission, before the first socket call. @throws Error that names the flag */
-function requireNet(...hosts: string[]): void {
+function requireNet(...addresses: string[]): void {
+  const hosts = addresses.map(withoutZone);
   for (const host of hosts) {
     if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
     const where = Deno.build.standalone

@@ -66,12 +66,13 @@ export class EchoSocket {
   readonly server: string;
   /** The socket's own address. */
   readonly addr: Deno.NetAddr;
+  /** Who answered first in place of the server, as for 0.0.0.0, since it was last asked; "": nobody. */
+  stranger = "";
   /** Called with each datagram from the server; tells whether it was waited for. */
   onDatagram: (bytes: Uint8Array) => boolean = () => false;
   readonly #socket: Deno.DatagramConn;
   readonly #address: Deno.NetAddr;
   #received = 0; // datagrams, from anybody
-  #stranger = ""; // the first since the last request began
   #resent: Uint8Array | undefined; // the last payload that was sent more than once
   #closed = false;
 
@@ -95,7 +96,7 @@ export class EchoSocket {
         const peer = formatAddress(from as Deno.NetAddr);
         if (peer !== this.server) {
           this.ignored.strangers++;
-          this.#stranger ||= peer;
+          this.stranger ||= peer;
         } else if (!this.onDatagram(bytes)) this.ignored.unmatched++;
       } catch {
         // It is the close; or, on Windows, word of a closed port, which the timer tells as well.
@@ -122,7 +123,7 @@ export class EchoSocket {
       resolve(true);
       return true;
     };
-    this.#stranger = "";
+    this.stranger = "";
     const ambiguous = this.#resent !== undefined && sameBytes(payload, this.#resent);
     return { payload, echo: promise, sent: 0, ambiguous, unmatched: this.ignored.unmatched };
   }
@@ -131,11 +132,6 @@ export class EchoSocket {
   forget({ payload, sent }: Expected): void {
     this.onDatagram = () => false;
     if (sent > 1) this.#resent = payload;
-  }
-
-  /** Who answered in place of the server, as for 0.0.0.0; "": nobody. */
-  get stranger(): string {
-    return this.#stranger;
   }
 
   /** The most bytes that a datagram to the server holds. */
@@ -993,10 +989,6 @@ function toPermission(hostname: string): string {
   return hostname.includes(":") ? `[${withoutZone(hostname)}]` : hostname;
 }
 
-function withoutZone(hostname: string): string {
-  return hostname.replace(/%.*/, "");
-}
-
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
 function withoutLineEnd(bytes: Uint8Array): Uint8Array {
   const { length } = bytes;
@@ -1153,6 +1145,11 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
+/** `fe80::1` for `fe80::1%eth0`, as permissions know no zones. */
+function withoutZone(address: string): string {
+  return address.replace(/%[^\]]*/, "");
+}
+
 /** Why a call failed, to end a sentence with: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
@@ -1168,7 +1165,8 @@ function cannot(what: string, cause: unknown, hint = ""): Error {
 }
 
 /** Asks for net permission, before the first socket call. @throws Error that names the flag */
-function requireNet(...hosts: string[]): void {
+function requireNet(...addresses: string[]): void {
+  const hosts = addresses.map(withoutZone);
   for (const host of hosts) {
     if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
     const where = Deno.build.standalone

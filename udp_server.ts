@@ -640,10 +640,6 @@ function toPermission(hostname: string): string {
   return hostname.includes(":") ? `[${withoutZone(hostname)}]` : hostname;
 }
 
-function withoutZone(hostname: string): string {
-  return hostname.replace(/%.*/, "");
-}
-
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
 function withoutLineEnd(bytes: Uint8Array): Uint8Array {
   const { length } = bytes;
@@ -800,6 +796,11 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
+/** `fe80::1` for `fe80::1%eth0`, as permissions know no zones. */
+function withoutZone(address: string): string {
+  return address.replace(/%[^\]]*/, "");
+}
+
 /** Why a call failed, to end a sentence with: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
@@ -815,7 +816,8 @@ function cannot(what: string, cause: unknown, hint = ""): Error {
 }
 
 /** Asks for net permission, before the first socket call. @throws Error that names the flag */
-function requireNet(...hosts: string[]): void {
+function requireNet(...addresses: string[]): void {
+  const hosts = addresses.map(withoutZone);
   for (const host of hosts) {
     if (Deno.permissions.requestSync({ name: "net", host }).state === "granted") continue;
     const where = Deno.build.standalone

@@ -27,8 +27,8 @@ import {
   unless,
   writeAll,
 } from "./_helpers.ts";
+import { LINUX } from "./_needs.ts";
 
-const LINUX = Deno.build.os === "linux";
 const ROOT = LINUX && Deno.uid() === 0;
 
 /** What a test needs where it is missing, for its name; "" where it is there. */

@@ -435,6 +435,21 @@ export class UdpPeer implements AsyncDisposable {
   }
 }
 
+// ---- What a program prints ----
+
+/** What a server's process prints of the next sentence, without the peer; other lines are passed. */
+export async function nextSentence(server: Program): Promise<string> {
+  while (true) {
+    const [, sentence] = /^\[127\.0\.0\.1:\d+\] (.*)$/s.exec(await server.nextLine()) ?? [];
+    if (sentence !== undefined) return sentence;
+  }
+}
+
+/** The last line of what a process printed. */
+export function lastLine(text: string): string {
+  return text.trimEnd().split("\n").at(-1)!;
+}
+
 // ---- Data ----
 
 /** One array of many. */

@@ -6,7 +6,7 @@
 
 import { assertMatch } from "@std/assert";
 import { serve, type ServeOptions, type ServerEvent } from "../tcp_server.ts";
-import { type Bytes, EventLog, type Program, readToEnd, writeAll } from "./_helpers.ts";
+import { type Bytes, EventLog, readToEnd, writeAll } from "./_helpers.ts";
 
 /** A server in this process, on a free port, with the log of its events. */
 export function start(options: ServeOptions = {}): AsyncDisposable & {
@@ -49,19 +49,6 @@ export async function echoOf(conn: Deno.TcpConn, bytes: Bytes): Promise<Bytes> {
     writeAll(conn, bytes).then(() => conn.closeWrite()),
   ]);
   return echo;
-}
-
-/** What a server's process prints of the next sentence, without the peer; other lines are passed. */
-export async function nextSentence(server: Program): Promise<string> {
-  while (true) {
-    const [, sentence] = /^\[127\.0\.0\.1:\d+\] (.*)$/s.exec(await server.nextLine()) ?? [];
-    if (sentence !== undefined) return sentence;
-  }
-}
-
-/** The last line of what a process printed. */
-export function lastLine(text: string): string {
-  return text.trimEnd().split("\n").at(-1)!;
 }
 
 /** One line of the client, without a stack trace. */

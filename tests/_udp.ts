@@ -7,7 +7,7 @@
 
 import { type EchoSocket, open, type OpenOptions } from "../udp_client.ts";
 import { type EchoServer, serve, type ServeOptions, type ServerEvent } from "../udp_server.ts";
-import { type Bytes, encode, EventLog, type Program, type Script, UdpPeer } from "./_helpers.ts";
+import { type Bytes, encode, EventLog, type Script, UdpPeer } from "./_helpers.ts";
 
 /** A server in this process, and its events. */
 export type Server = EchoServer & { port: number; log: EventLog<ServerEvent> };
@@ -17,19 +17,6 @@ export function start(options: ServeOptions = {}, serveWith: typeof serve = serv
   const log = new EventLog<ServerEvent>();
   const server = serveWith({ port: 0, ...options, onEvent: log.add });
   return { ...server, port: server.addr.port, log };
-}
-
-/** The next sentence that a server prints, without its peer. */
-export async function nextSentence(server: Program): Promise<string> {
-  while (true) {
-    const [, sentence] = /^\[127\.0\.0\.1:\d+\] (.*)$/s.exec(await server.nextLine()) ?? [];
-    if (sentence !== undefined) return sentence;
-  }
-}
-
-/** The last line of an output. */
-export function lastLine(text: string): string {
-  return text.trimEnd().split("\n").at(-1)!;
 }
 
 /** `127.0.0.1:12000` */

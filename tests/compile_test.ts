@@ -8,9 +8,9 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { sectionOf } from "./_docs.ts";
 import { decode, fileUrl, freePort, LIMIT, Program, SCRIPTS, unless } from "./_helpers.ts";
+import { LINUX } from "./_needs.ts";
 
 const DOWNLOAD_MS = 20_000; // for the base binary, once: Deno keeps it
-const LINUX = Deno.build.os === "linux";
 const UNIX = Deno.build.os !== "windows";
 /** Any ELF file can stand for the base binary, to look at what is put into it. */
 const STAND_IN = "/bin/true";

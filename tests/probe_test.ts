@@ -31,12 +31,8 @@ import {
   UdpPeer,
   unless,
 } from "./_helpers.ts";
+import { LINUX, NO_PTY, NO_SIGNALS, NO_SOCAT, WINDOWS } from "./_needs.ts";
 
-const LINUX = Deno.build.os === "linux";
-const WINDOWS = Deno.build.os === "windows";
-const NO_PTY = !hasTool("python3", "-c", "import pty") && "no python3 with pty here";
-const NO_SIGNALS = WINDOWS && "Windows has no signals";
-const NO_SOCAT = !hasTool("socat", "-V") && "no socat here";
 const HAS_INETD = LINUX && hasTool("inetutils-inetd", "--version") &&
   hasTool("unshare", "--net", "nsenter", "--version");
 const NO_INETD = !HAS_INETD && "needs root, unshare, nsenter and inetutils-inetd";

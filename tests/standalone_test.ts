@@ -7,8 +7,8 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { decode, fileUrl, freePort, LIMIT, Program, SCRIPTS, spawn, unless } from "./_helpers.ts";
+import { LINUX } from "./_needs.ts";
 
-const LINUX = Deno.build.os === "linux";
 const PAIRS = [["tcp_server.ts", "tcp_client.ts"], ["udp_server.ts", "udp_client.ts"]] as const;
 const DOWNLOAD_MS = 20_000; // for what JSR has, once: Deno keeps it
 

@@ -29,22 +29,24 @@ import {
   writeAll,
 } from "./_helpers.ts";
 import { makeNetwork } from "./_faults.ts";
+import { LINUX, NO_NETWORKS, NO_SIGNALS, WINDOWS } from "./_needs.ts";
 import { assertOneLine, start } from "./_tcp.ts";
 
-const LINUX = Deno.build.os === "linux";
-const WINDOWS = Deno.build.os === "windows";
-const NO_SIGNALS = WINDOWS && "Windows has no signals";
-const NO_NETWORKS = !hasTool("unshare", "-n", "ip", "link") && "needs root on Linux, and ip";
-const NO_MOUNTS = !hasTool("unshare", "-mn", "ip", "link") && "needs root on Linux, and ip";
+/** A listener whose backlog is full, and those in it. */
+async function listenFull(): Promise<{ listener: Deno.TcpListener; waiting: Deno.TcpConn[] }> {
+  const options = { hostname: "127.0.0.1", port: 0, tcpBacklog: 1 }; // undeclared, but it works
+  const listener = Deno.listen(options);
+  const { port } = listener.addr;
+  return { listener, waiting: [await Deno.connect({ port }), await Deno.connect({ port })] };
+}
 
 Deno.test({
   ...unless(!LINUX && "its full backlog is Linux's", "--timeout bounds the connect"),
   ...LIMIT,
   fn: async () => {
-    const options = { hostname: "127.0.0.1", port: 0, tcpBacklog: 1 }; // undeclared, but it works
-    using listener = Deno.listen(options);
+    const { listener, waiting } = await listenFull();
+    using _listener = listener;
     const { port } = listener.addr;
-    const waiting = [await Deno.connect({ port }), await Deno.connect({ port })]; // it is full
     const args = ["--port", `${port}`, "--timeout", "0.2", "hello"];
     const { code, stdout, stderr } = await runScript("tcp_client.ts", args);
     assertEquals([code, stdout], [1, ""]);
@@ -153,7 +155,7 @@ Deno.test("--wait says once that it waits, and for what", LIMIT, async () => {
 });
 
 Deno.test({
-  ...unless(NO_MOUNTS, "--wait: the name is not found yet"),
+  ...unless(NO_NETWORKS, "--wait: the name is not found yet"),
   ...LIMIT,
   fn: async () => {
     const directory = await Deno.makeTempDir();
@@ -204,10 +206,9 @@ Deno.test({
   ...unless(!LINUX && "its full backlog is Linux's", "--wait: nobody answers yet"),
   ...LIMIT,
   fn: async () => {
-    const options = { hostname: "127.0.0.1", port: 0, tcpBacklog: 1 }; // undeclared, but it works
-    using listener = Deno.listen(options);
+    const { listener, waiting } = await listenFull();
+    using _listener = listener;
     const { port } = listener.addr;
-    const waiting = [await Deno.connect({ port }), await Deno.connect({ port })]; // it is full
     const args = ["--port", `${port}`, "--timeout", "0.3", "--wait", "20", "hello"];
     await using client = spawn("tcp_client.ts", args);
     await assertWaits(client, /: no answer within 0\.3 s$/);
@@ -234,7 +235,7 @@ Deno.test("what waiting cannot mend ends --wait at once", LIMIT, async () => {
 
 Deno.test({
   ...unless(
-    NO_MOUNTS || !hasTool("python3", "-V") && "no python3 here",
+    NO_NETWORKS || !hasTool("python3", "-V") && "no python3 here",
     "--timeout bounds the look-up of a name",
   ),
   ...LIMIT,

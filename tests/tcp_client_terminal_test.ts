@@ -6,7 +6,6 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import {
-  hasTool,
   LIMIT,
   PTY,
   readToEnd,
@@ -17,8 +16,7 @@ import {
   writeAll,
 } from "./_helpers.ts";
 import { aWhile, start } from "./_tcp.ts";
-
-const NO_PTY = !hasTool("python3", "-c", "import pty") && "no python3 with a pty here";
+import { NO_PTY } from "./_needs.ts";
 
 Deno.test({
   ...unless(NO_PTY, "at a terminal"),

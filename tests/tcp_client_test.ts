@@ -21,7 +21,6 @@ import {
   collector,
   decode,
   encode,
-  hasTool,
   LIMIT,
   pieces,
   readExactly,
@@ -35,8 +34,8 @@ import {
   writeAll,
 } from "./_helpers.ts";
 import { assertOneLine, aWhile, start } from "./_tcp.ts";
+import { NO_SOCAT } from "./_needs.ts";
 
-const NO_SOCAT = !hasTool("socat", "-V") && "no socat here";
 const NO_SHELL = Deno.build.os === "windows" && "no sh here";
 
 type Talk = (conn: Deno.TcpConn) => Promise<void>;

@@ -15,7 +15,6 @@ import {
 import {
   type Bytes,
   decode,
-  hasTool,
   join,
   LIMIT,
   PTY,
@@ -28,10 +27,7 @@ import {
   writeAll,
 } from "./_helpers.ts";
 import { assertOneLine, aWhile, start } from "./_tcp.ts";
-
-const WINDOWS = Deno.build.os === "windows";
-const NO_SIGNALS = WINDOWS && "Windows has no signals";
-const NO_PTY = !hasTool("python3", "-c", "import pty") && "no python3 with a pty here";
+import { NO_PTY, NO_SIGNALS } from "./_needs.ts";
 
 const ECHO = /^64 bytes from 127\.0\.0\.1:\d+: seq=(\d+) time=([\d.]+) ms$/;
 const FIGURES = ["min", "avg", "max", "mdev", "p50", "p90", "p99", "jitter"];

@@ -12,6 +12,7 @@ import {
   exchange,
   freePort,
   hasTool,
+  lastLine,
   LIMIT,
   readExactly,
   readToEnd,
@@ -21,12 +22,7 @@ import {
   writeAll,
 } from "./_helpers.ts";
 import { makeNetwork, python } from "./_faults.ts";
-import { echoOf, lastLine, refuses, start } from "./_tcp.ts";
-
-const LINUX = Deno.build.os === "linux";
-const WINDOWS = Deno.build.os === "windows";
-const NO_SIGNALS = WINDOWS && "Windows has no signals";
-const NO_NETWORKS = !hasTool("unshare", "-n", "ip", "link") && "needs root on Linux, and ip";
+import { echoOf, refuses, start } from "./_tcp.ts";
 
 const FLOOD_LINES = 4_000; // of 1,000 bytes: a pipe takes 64 KiB of them, the server keeps 1 MiB
 
@@ -532,6 +528,7 @@ for sock in socks:
     print(sock.recv(5).decode(), flush=True)
 sys.stdin.read()
 `;
+import { LINUX, NO_NETWORKS, NO_SIGNALS, WINDOWS } from "./_needs.ts";
 
 Deno.test({
   ...unless(NO_NETWORKS, "clients whose machine lost power do not keep their places"),

@@ -24,6 +24,7 @@ import {
   hasIpv6,
   join,
   LIMIT,
+  nextSentence,
   pieces,
   readExactly,
   readToEnd,
@@ -32,10 +33,8 @@ import {
   unless,
   writeAll,
 } from "./_helpers.ts";
-import { echoOf, nextSentence, refuses, start } from "./_tcp.ts";
-
-const LINUX = Deno.build.os === "linux";
-const WINDOWS = Deno.build.os === "windows";
+import { echoOf, refuses, start } from "./_tcp.ts";
+import { LINUX, WINDOWS } from "./_needs.ts";
 
 Deno.test("the first line tells the real address", LIMIT, async (t) => {
   for (

@@ -22,8 +22,6 @@ import {
   type Bytes,
   decode,
   encode,
-  hasIpv6,
-  hasTool,
   LIMIT,
   PTY,
   runScript,
@@ -33,12 +31,7 @@ import {
   unless,
 } from "./_helpers.ts";
 import { deadPort, echo, to } from "./_udp.ts";
-
-const LINUX = Deno.build.os === "linux";
-const WINDOWS = Deno.build.os === "windows";
-const NO_PTY = !hasTool("python3", "-c", "import pty") && "no python3 with pty here";
-const NO_IPV6 = !hasIpv6() && "no IPv6 loopback here";
-const NO_SIGNALS = WINDOWS && "Windows has no signals";
+import { LINUX, NO_IPV6, NO_PTY, NO_SIGNALS } from "./_needs.ts";
 
 Deno.test("arguments: each is sent, the echoes are printed, done", LIMIT, async (t) => {
   await using server = new UdpPeer(echo);

@@ -21,15 +21,13 @@ import {
   collector,
   decode,
   encode,
-  hasIpv6,
   LIMIT,
   seededRandom,
   UdpPeer,
   unless,
 } from "./_helpers.ts";
 import { echo, openTo, streamOf } from "./_udp.ts";
-
-const NO_IPV6 = !hasIpv6() && "no IPv6 loopback here";
+import { NO_IPV6 } from "./_needs.ts";
 
 /** One turn of the event loop. */
 function turn(): Promise<void> {

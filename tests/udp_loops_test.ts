@@ -20,14 +20,14 @@ import {
   EventLog,
   fileUrl,
   hasTool,
+  lastLine,
   LIMIT,
   spawn,
   UdpPeer,
   unless,
 } from "./_helpers.ts";
-import { address, lastLine, shown, start, startFake } from "./_udp.ts";
+import { address, shown, start, startFake } from "./_udp.ts";
 
-const LINUX = Deno.build.os === "linux";
 const CAN_FORGE = LINUX && hasTool("python3", "-c", "import socket; socket.socket(17, 3, 8)");
 const ROUNDS = 65_536; // of which the last is left out
 const MAX_HOSTS = 65_536; // that Deno is asked about, or fewer
@@ -378,6 +378,7 @@ try:
 except BlockingIOError:
     print(json.dumps(sorted(seen)))
 `;
+import { LINUX } from "./_needs.ts";
 
 Deno.test({
   ...unless(

@@ -14,10 +14,10 @@ import {
   assertNotEquals,
 } from "@std/assert";
 import type { ServeOptions } from "../udp_server.ts";
-import { decode, LIMIT, spawn, UdpPeer, unless } from "./_helpers.ts";
-import { address, nextSentence, start, startFake } from "./_udp.ts";
+import { decode, LIMIT, nextSentence, spawn, UdpPeer, unless } from "./_helpers.ts";
+import { address, start, startFake } from "./_udp.ts";
+import { WINDOWS } from "./_needs.ts";
 
-const WINDOWS = Deno.build.os === "windows";
 const ROUNDS = 65_536; // after which a loop has died
 
 /** Sends `count` numbered datagrams, each once the one before is dealt with; the replies. */

@@ -21,22 +21,17 @@ import {
   type Bytes,
   decode,
   encode,
-  hasIpv6,
-  hasTool,
+  lastLine,
   LIMIT,
+  nextSentence,
   PTY,
   seededRandom,
   spawn,
   UdpPeer,
   unless,
 } from "./_helpers.ts";
-import { address, lastLine, nextSentence, shown, start, startFake } from "./_udp.ts";
-
-const LINUX = Deno.build.os === "linux";
-const WINDOWS = Deno.build.os === "windows";
-const NO_PTY = !hasTool("python3", "-c", "import pty") && "no python3 with pty here";
-const NO_IPV6 = !hasIpv6() && "no IPv6 loopback here";
-const NO_SIGNALS = WINDOWS && "Windows has no signals";
+import { address, shown, start, startFake } from "./_udp.ts";
+import { LINUX, NO_IPV6, NO_PTY, NO_SIGNALS, WINDOWS } from "./_needs.ts";
 
 // ---- Echoing ----
 
