@@ -21,6 +21,7 @@ import {
   type Bytes,
   decode,
   encode,
+  fileUrl,
   lastLine,
   LIMIT,
   nextSentence,
@@ -373,6 +374,27 @@ Deno.test("of 10,001 peers the one longest silent is forgotten", LIMIT, async ()
   await log.wait("close", 4);
   // The first of the others was silent longest, though the talker came before it.
   assertEquals(log.of("close").map(({ messages }) => messages), [3, 2, 2, 1]);
+});
+
+Deno.test("peers of one hash are not mixed: the later takes the place", LIMIT, async () => {
+  const real = crypto.getRandomValues;
+  crypto.getRandomValues = (array) => array; // zeros: such a hash is easily guessed
+  const weak: typeof import("../udp_server.ts") = await import(
+    fileUrl("udp_server.ts").href + "?weak"
+  );
+  crypto.getRandomValues = real;
+  await using server = startFake({}, weak.serve);
+  const { socket, log } = server;
+  const replies: string[] = [];
+  socket.onSend = (bytes, to) => void replies.push(`${decode(bytes)} to ${shown(to)}`);
+  const peers = [address("127.0.0.1", 5_000), address("127.0.0.2", 5_000 ^ 3)]; // "1" ^ "2" is 3
+  const said = [["one", 0], ["two", 1], ["stop", 0], ["stop", 1]] as const;
+  for (const [text, i] of said) socket.deliver(text, { ...peers[i]! });
+  await log.wait("close", 2);
+  assertEquals(replies, said.map(([text, i]) => `${text} to ${shown(peers[i]!)}`));
+  assertEquals(log.of("message").map(({ peer }) => peer), said.map(([, i]) => shown(peers[i]!)));
+  // Each stop found the other in its place, and began anew.
+  assertEquals(log.of("close").map(({ messages }) => messages), [1, 1]);
 });
 
 // ---- Peers that are not answered ----
