@@ -105,8 +105,8 @@ class Server {
         const delays = echo ? this.#copiesOf(datagram, session) : NO_COPY;
         if (!delays) continue;
         if (from.hostname.startsWith("fe80:")) from.hostname += this.#zone;
-        if (delays === AT_ONCE) await this.#socket.send(datagram, from);
-        else await this.#sendCopies(datagram, { from, session, delays });
+        if (this.#network) await this.#sendCopies(datagram, { from, session, delays });
+        else if (delays.length > 0) await this.#socket.send(datagram, from);
         if (isStopWord(sentence, this.#stopWords)) this.#endSession(session);
       } catch (error) {
         if (session) this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session);
