@@ -101,7 +101,7 @@ async function whyNoJsr(): Promise<string> {
     const code = Object.keys(MAPPING).map((name) => `import ${JSON.stringify(name)};\n`).join("");
     await Deno.writeTextFile(`${path}/imports.ts`, code);
     const command = new Deno.Command(Deno.execPath(), {
-      args: ["cache", "imports.ts"],
+      args: ["cache", "--no-config", "imports.ts"], // nor one in a folder above
       cwd: path,
       stdin: "null",
       stdout: "null",
