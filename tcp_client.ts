@@ -69,7 +69,7 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
       conn.setNoDelay(); // or a small message may wait 40 ms for the ACK of the one before it
       conn.setKeepAlive(); // or a server whose power failed would be waited for for ever
       onTrace?.({ step: "1c", call: "connect()", peer: address });
-      const steps = { read: "i", write: "i", closeWrite: "ii", close: "ii" };
+      const steps = { read: "i", write: "i", closeWrite: "ii", close: "ii" }; // of 1c
       return onTrace
         ? traced(conn, { steps, onTrace: ({ peer: _, ...rung }) => onTrace(rung) })
         : conn;
@@ -327,7 +327,7 @@ function startHint(cause: unknown, server: { hostname: string; port: number }): 
   const script = here ? "tcp_server.ts" : new URL("tcp_server.ts", import.meta.url).href;
   const command = Deno.build.standalone
     ? "tcp_server"
-    : `deno run --allow-net=${formatAddress(server)} ${script}`;
+    : `deno run --allow-net=${withoutZone(formatAddress(server))} ${script}`;
   return `. Start the server first: ${command}${options}`;
 }
 
@@ -899,7 +899,7 @@ const VERSION = "1.0.0";
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
 const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
 const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 262_144; // at once to stdout or stderr: four pipes full; a file takes it at once
+const WRITE_BYTES = 65_536; // at once to stdout or stderr
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
 const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
@@ -1023,7 +1023,7 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
 
 /** `fe80::1` for `fe80::1%eth0`, as permissions know no zones. */
 function withoutZone(address: string): string {
-  return address.replace(/%[^\]]*/, "");
+  return address.replace(/%[^\]:]*/, "");
 }
 
 /** Why a call failed, to end a sentence with: `connection refused`. */

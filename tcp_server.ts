@@ -27,7 +27,7 @@ const LARGE_BUFFER_BYTES = 65_536; // one that has more to say: a sixteenth of t
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
 const LINES_AT_ONCE = 256; // of one connection: a read may bring 65,536
 const LINES_TURN_MS = 5; // of taking lines, before all sockets are looked at
-const BULK_TURN_MS = 50; // of full flow: else, of hundreds that flow, some would wait for seconds
+const BULK_TURN_MS = 50; // of taking large pieces, likewise: some of hundreds would wait for seconds
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
 const SWEEP_MS = 100; // between two looks for who is silent
 const GRACE_SWEEPS = 50; // 5 s for a client to take its last echoes and close
@@ -77,7 +77,7 @@ class Server {
     const { once, maxConnections = MAX_CONNECTIONS } = this.#options;
     while (this.#accepting) {
       if (this.#connections.size >= maxConnections) {
-        await new Promise<void>((resolve) => this.#onFreed = resolve);
+        await new Promise<void>((resolve) => this.#onFreed = resolve); // until one ends
         continue;
       }
       try {
@@ -611,7 +611,7 @@ const VERSION = "1.0.0";
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
 const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
 const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 262_144; // at once to stdout or stderr: four pipes full; a file takes it at once
+const WRITE_BYTES = 65_536; // at once to stdout or stderr
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
 const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
@@ -735,7 +735,7 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
 
 /** `fe80::1` for `fe80::1%eth0`, as permissions know no zones. */
 function withoutZone(address: string): string {
-  return address.replace(/%[^\]]*/, "");
+  return address.replace(/%[^\]:]*/, "");
 }
 
 /** Why a call failed, to end a sentence with: `connection refused`. */

@@ -984,9 +984,9 @@ function toCanonical(address: string): string {
   return URL.parse(`http://${parseInt(high, 16) * 65_536 + parseInt(low, 16)}`)!.hostname;
 }
 
-/** A host as a permission names it: without a zone, an IPv6 address in brackets. */
+/** A host as a permission names it: an IPv6 address in brackets. */
 function toPermission(hostname: string): string {
-  return hostname.includes(":") ? `[${withoutZone(hostname)}]` : hostname;
+  return hostname.includes(":") ? `[${hostname}]` : hostname;
 }
 
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
@@ -1023,7 +1023,7 @@ const VERSION = "1.0.0";
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
 const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
 const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 262_144; // at once to stdout or stderr: four pipes full; a file takes it at once
+const WRITE_BYTES = 65_536; // at once to stdout or stderr
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
 const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
@@ -1147,7 +1147,7 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
 
 /** `fe80::1` for `fe80::1%eth0`, as permissions know no zones. */
 function withoutZone(address: string): string {
-  return address.replace(/%[^\]]*/, "");
+  return address.replace(/%[^\]:]*/, "");
 }
 
 /** Why a call failed, to end a sentence with: `connection refused`. */

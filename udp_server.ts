@@ -31,7 +31,6 @@ const MAX_DOUBLED = 4_096; // of these are doubled, or --duplicate would swell a
 const MAX_HELD_BYTES = 16_777_216; // of replies that --delay holds
 const HELD_OVERHEAD_BYTES = 1_000; // of each: its timer and the like, measured
 const AT_ONCE = [0]; // ms: when a single reply goes out
-const NO_COPY: number[] = []; // of a reply goes out
 const TELL_MS = 500; // of a shutdown, then it says what it waits for
 const NO_PERMISSION = "no permission";
 const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
@@ -102,10 +101,10 @@ class Server {
         this.#answering = true;
         const sentence = withoutLineEnd(datagram);
         this.#note(datagram, sentence, session);
-        const delays = echo ? this.#copiesOf(datagram, session) : NO_COPY;
+        const delays = echo ? this.#copiesOf(datagram, session) : [];
         if (!delays) continue;
         if (from.hostname.startsWith("fe80:")) from.hostname += this.#zone;
-        if (this.#network) await this.#sendCopies(datagram, { from, session, delays });
+        if (this.#network) await this.#sendCopies(datagram, { from, delays });
         else if (delays.length > 0) await this.#socket.send(datagram, from);
         if (isStopWord(sentence, this.#stopWords)) this.#endSession(session);
       } catch (error) {
@@ -118,7 +117,7 @@ class Server {
     }
   }
 
-  /** How many ms each copy of the reply is held: mostly one, for none; nothing if none may go. */
+  /** How many ms each copy of the reply is held: [0], but over a lossy network; none if it may not go. */
   #copiesOf(datagram: Uint8Array, session: Session): number[] | undefined {
     const { rate = 0 } = this.#options;
     const rounds = this.#loops.count(datagram, session.hash);
@@ -138,7 +137,7 @@ class Server {
   /** Sends a reply over the lossy network. @throws Error if no copy of it can be sent */
   async #sendCopies(
     datagram: Uint8Array,
-    { from, session, delays }: { from: Deno.NetAddr; session: Session; delays: number[] },
+    { from, delays }: { from: Deno.NetAddr; delays: number[] },
   ): Promise<void> {
     const bytes = datagram.slice(); // of the buffer that is received into
     const sends = delays.map(async (ms) => {
@@ -151,7 +150,7 @@ class Server {
     });
     if (!this.#options.delayMs) return await reply;
     const delayed = reply
-      .catch((error) => this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session))
+      .catch((error) => this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, from))
       .finally(() => this.#replies.delete(delayed));
     this.#replies.add(delayed);
   }
@@ -199,22 +198,23 @@ class Server {
   /** The sender's session; none where the answer would go astray, whoever forged its address. */
   #sessionOf(from: Deno.NetAddr): Session | undefined {
     const hash = hashOf(from);
-    let session = this.#sessions.get(hash);
-    if (session) this.#sessions.delete(hash); // it goes to the end: the longest silent is first
+    const key = hash >>> 2; // of 30 bits, which V8 keeps without an object
+    let session = this.#sessions.get(key);
     if (session?.port !== from.port || session.hostname !== from.hostname) {
       const refusal = refusalOf(from, this.#addr.port) ?? this.#forbids(from.hostname);
       if (refusal) return void this.#leaveUnanswered(refusal, from);
       session ??= this.#sessions.size < MAX_SESSIONS ? new Session() : this.#forgetOldest();
       session.begin(from, hash);
     }
-    this.#sessions.set(hash, session);
+    this.#sessions.delete(key); // it goes to the end: the longest silent is first
+    this.#sessions.set(key, session);
     return session;
   }
 
   /** Forgets the session longest silent, and returns it for another: new ones would be garbage. */
   #forgetOldest(): Session {
-    const [hash, session] = this.#sessions.entries().next().value!;
-    this.#sessions.delete(hash);
+    const [key, session] = this.#sessions.entries().next().value!;
+    this.#sessions.delete(key);
     return session;
   }
 
@@ -275,9 +275,9 @@ class Server {
   }
 
   /** Counts a reply that is lost on purpose: its datagram is dealt with. */
-  #tellDropped(bytes: Uint8Array, { peer }: Session): void {
+  #tellDropped(bytes: Uint8Array, session: Session): void {
     this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
-    this.#options.onTrace?.({ step: "5", call: "--drop", peer, bytes });
+    this.#options.onTrace?.({ step: "5", call: "--drop", peer: session.peer, bytes });
   }
 
   #warn(kind: string, text: string): void {
@@ -377,11 +377,11 @@ function mix(hash: number, word: number): number {
   return Math.imul(mixed ^ (mixed >>> 15), OTHER_FACTOR!);
 }
 
-/** The hash of a peer: 30 bits, which V8 keeps without an object. */
+/** The hash of a peer. */
 function hashOf({ hostname, port }: Deno.NetAddr): number {
-  let hash = port;
+  let hash = mix(0, port);
   for (let i = 0; i < hostname.length; i++) hash = mix(hash, hostname.charCodeAt(i));
-  return hash >>> 2;
+  return hash;
 }
 
 /** The network that --drop, --duplicate and --delay make of loopback: same seed, same faults. */
@@ -635,9 +635,9 @@ function toCanonical(address: string): string {
   return URL.parse(`http://${parseInt(high, 16) * 65_536 + parseInt(low, 16)}`)!.hostname;
 }
 
-/** A host as a permission names it: without a zone, an IPv6 address in brackets. */
+/** A host as a permission names it: an IPv6 address in brackets. */
 function toPermission(hostname: string): string {
-  return hostname.includes(":") ? `[${withoutZone(hostname)}]` : hostname;
+  return hostname.includes(":") ? `[${hostname}]` : hostname;
 }
 
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
@@ -674,7 +674,7 @@ const VERSION = "1.0.0";
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
 const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
 const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 262_144; // at once to stdout or stderr: four pipes full; a file takes it at once
+const WRITE_BYTES = 65_536; // at once to stdout or stderr
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
 const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
@@ -798,7 +798,7 @@ function formatAddress({ hostname, port }: { hostname: string; port: number }): 
 
 /** `fe80::1` for `fe80::1%eth0`, as permissions know no zones. */
 function withoutZone(address: string): string {
-  return address.replace(/%[^\]]*/, "");
+  return address.replace(/%[^\]:]*/, "");
 }
 
 /** Why a call failed, to end a sentence with: `connection refused`. */

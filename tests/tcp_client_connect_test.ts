@@ -380,6 +380,8 @@ Deno.test({
         const { code, stdout, stderr } = await runScript("tcp_client.ts", args, options);
         assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
         await server.stop();
+        const refused = await runScript("tcp_client.ts", args, options);
+        assertMatch(refused.stderr, / --allow-net=\[fe80::1\]:12000 \S+ --host fe80::1%here\n$/);
       });
     }
   },

@@ -376,25 +376,55 @@ Deno.test("of 10,001 peers the one longest silent is forgotten", LIMIT, async ()
   assertEquals(log.of("close").map(({ messages }) => messages), [3, 2, 2, 1]);
 });
 
-Deno.test("peers of one hash are not mixed: the later takes the place", LIMIT, async () => {
+Deno.test("two peers whose hashes are equal", LIMIT, async (t) => {
   const real = crypto.getRandomValues;
   crypto.getRandomValues = (array) => array; // zeros: such a hash is easily guessed
   const weak: typeof import("../udp_server.ts") = await import(
     fileUrl("udp_server.ts").href + "?weak"
   );
   crypto.getRandomValues = real;
-  await using server = startFake({}, weak.serve);
-  const { socket, log } = server;
-  const replies: string[] = [];
-  socket.onSend = (bytes, to) => void replies.push(`${decode(bytes)} to ${shown(to)}`);
-  const peers = [address("127.0.0.1", 5_000), address("127.0.0.2", 5_000 ^ 3)]; // "1" ^ "2" is 3
-  const said = [["one", 0], ["two", 1], ["stop", 0], ["stop", 1]] as const;
-  for (const [text, i] of said) socket.deliver(text, { ...peers[i]! });
-  await log.wait("close", 2);
-  assertEquals(replies, said.map(([text, i]) => `${text} to ${shown(peers[i]!)}`));
-  assertEquals(log.of("message").map(({ peer }) => peer), said.map(([, i]) => shown(peers[i]!)));
-  // Each stop found the other in its place, and began anew.
-  assertEquals(log.of("close").map(({ messages }) => messages), [1, 1]);
+
+  /** Datagrams as [text, host, port]; the sums of the sessions that were stopped. */
+  async function sums(
+    said: [string, string, number][],
+    serveWith?: typeof serve,
+  ): Promise<number[]> {
+    await using server = startFake({}, serveWith);
+    const { socket, log } = server;
+    const replies: string[] = [];
+    socket.onSend = (bytes, to) => void replies.push(`${decode(bytes)} to ${shown(to)}`);
+    for (const [text, host, port] of said) socket.deliver(text, address(host, port));
+    await socket.idle();
+    const answered = said.filter(([, , port]) => port !== 2_049);
+    assertEquals(replies, answered.map(([text, host, port]) => `${text} to ${host}:${port}`));
+    assertEquals(
+      log.of("message").map(({ peer }) => peer),
+      answered.map(([, host, port]) => `${host}:${port}`),
+    );
+    return log.of("close").map(({ messages }) => messages);
+  }
+
+  const [one, other] = [["127.0.0.1", 5_000], ["127.0.0.2", 5_000 ^ 3]] as const; // "1" ^ "2" is 3
+  const inTurn: [string, string, number][] = [
+    ["one", ...one],
+    ["two", ...other],
+    ["stop", ...one],
+    ["stop", ...other],
+  ];
+  await t.step("are not mixed: the later takes the place, and begins anew", async () => {
+    assertEquals(await sums(inTurn, weak.serve), [1, 1]);
+  });
+  await t.step("one that is not answered takes no place", async () => {
+    const refused: [string, string, number][] = [
+      ["one", "127.0.0.1", 2_049 ^ 3],
+      ["two", "127.0.0.2", 2_049],
+      ["stop", "127.0.0.1", 2_049 ^ 3],
+    ];
+    assertEquals(await sums(refused, weak.serve), [2]);
+  });
+  await t.step("nobody can guess which these are", async () => {
+    assertEquals(await sums(inTurn), [2, 2]);
+  });
 });
 
 // ---- Peers that are not answered ----
