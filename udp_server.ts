@@ -197,8 +197,8 @@ class Server {
 
   /** The sender's session; none where the answer would go astray, whoever forged its address. */
   #sessionOf(from: Deno.NetAddr): Session | undefined {
-    const hash = hashOf(from);
-    const key = hash >>> 2; // of 30 bits, which V8 keeps without an object
+    const hash = hashOf(from, 0);
+    const key = (hash >>> 0) * 2 ** 21 + (hashOf(from, hash) >>> 11); // 53 bits: no two share one
     let session = this.#sessions.get(key);
     if (session?.port !== from.port || session.hostname !== from.hostname) {
       const refusal = refusalOf(from, this.#addr.port) ?? this.#forbids(from.hostname);
@@ -377,9 +377,9 @@ function mix(hash: number, word: number): number {
   return Math.imul(mixed ^ (mixed >>> 15), OTHER_FACTOR!);
 }
 
-/** The hash of a peer. */
-function hashOf({ hostname, port }: Deno.NetAddr): number {
-  let hash = mix(0, port);
+/** A hash of a peer, one for each seed. */
+function hashOf({ hostname, port }: Deno.NetAddr, seed: number): number {
+  let hash = mix(seed, port);
   for (let i = 0; i < hostname.length; i++) hash = mix(hash, hostname.charCodeAt(i));
   return hash;
 }
