@@ -17,6 +17,7 @@ import {
   hasTool,
   join,
   LIMIT,
+  LINUX,
   Program,
   type Random,
   readExactly,
@@ -27,7 +28,6 @@ import {
   unless,
   writeAll,
 } from "./_helpers.ts";
-import { LINUX } from "./_needs.ts";
 
 const ROOT = LINUX && Deno.uid() === 0;
 

@@ -45,6 +45,11 @@ export function decode(bytes: Uint8Array): string {
   return decoder.decode(bytes);
 }
 
+export const LINUX = Deno.build.os === "linux";
+export const WINDOWS = Deno.build.os === "windows";
+/** False where there are signals, or why there are none. */
+export const NO_SIGNALS: string | false = WINDOWS && "Windows has no signals";
+
 /** The name of a test; where something is `missing`, the test is ignored, and its name says why. */
 export function unless(missing: string | false, name: string): { name: string; ignore: boolean } {
   return { name: missing ? `${name} (ignored: ${missing})` : name, ignore: Boolean(missing) };

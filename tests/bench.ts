@@ -45,10 +45,9 @@ import {
   WIDE_UDP,
   written,
 } from "./_contenders.ts";
-import { freePort } from "./_helpers.ts";
+import { freePort, LINUX, WINDOWS } from "./_helpers.ts";
 import { type Clients, newLoad, sendFrom } from "./_load.ts";
 
-const LINUX = Deno.build.os === "linux";
 const OPTIONS = ["--quick", "--plain"];
 const stray = Deno.args.find((arg) => !OPTIONS.includes(arg));
 if (stray) {
@@ -96,6 +95,8 @@ type Scenario = {
   aheadOf?: Contender; // what ours must be ahead of, though it prints
 };
 
+const TCP_PEERS = [PIPE, NODE, BUN, GO, SOCAT, NCAT, epoll("tcp")];
+
 const SCENARIOS: Scenario[] = [
   {
     title: "TCP, 50 clients, 64 B",
@@ -108,13 +109,7 @@ const SCENARIOS: Scenario[] = [
       { ...QUIET, floor: 0.95 },
       { ...PRINTING, floor: 0.8 },
       { ...ours("tcp", "--json"), toFile: true },
-      PIPE,
-      NODE,
-      BUN,
-      GO,
-      SOCAT,
-      NCAT,
-      epoll("tcp"),
+      ...TCP_PEERS,
     ],
   },
   {
@@ -134,13 +129,7 @@ const SCENARIOS: Scenario[] = [
       BARE_16,
       { ...QUIET, floor: 0.8 },
       ours("tcp", "--quiet", "--no-stop"),
-      PIPE,
-      NODE,
-      BUN,
-      GO,
-      SOCAT,
-      NCAT,
-      epoll("tcp"),
+      ...TCP_PEERS,
     ],
   },
   {
@@ -260,7 +249,7 @@ class Server {
 
   kill(): void {
     try {
-      Deno.kill(Deno.build.os === "windows" ? this.pid : -this.pid, "SIGKILL");
+      Deno.kill(WINDOWS ? this.pid : -this.pid, "SIGKILL");
     } catch {
       // It has ended.
     }

@@ -7,8 +7,7 @@
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { sectionOf } from "./_docs.ts";
-import { decode, fileUrl, freePort, LIMIT, Program, SCRIPTS, unless } from "./_helpers.ts";
-import { LINUX } from "./_needs.ts";
+import { decode, fileUrl, freePort, LIMIT, LINUX, Program, SCRIPTS, unless } from "./_helpers.ts";
 
 const DOWNLOAD_MS = 20_000; // for the base binary, once: Deno keeps it
 const UNIX = Deno.build.os !== "windows";

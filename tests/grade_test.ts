@@ -16,7 +16,7 @@ import {
   scoresOf,
   type Verdict,
 } from "../docs/lab/grade.ts";
-import { fileUrl, freePort, hasTool, spawn } from "./_helpers.ts";
+import { fileUrl, freePort, hasTool, spawn, WINDOWS } from "./_helpers.ts";
 
 const AT_ONCE = 16; // programs that are graded: most of their time they wait
 const SLOW = { timeout: 120_000 }; // ms, for a test that grades many
@@ -312,7 +312,7 @@ Deno.test("each program gets the verdicts that it must get, and no other", SLOW,
 
 Deno.test("what a program started itself is ended with it", {
   ...SLOW,
-  ignore: !hasPython || Deno.build.os === "windows",
+  ignore: !hasPython || WINDOWS,
 }, async () => {
   const port = freePort();
   const server = commandOf("tests/right/tcp_server_lines.py", `${port}`).join(" ");
@@ -325,7 +325,7 @@ Deno.test("what a program started itself is ended with it", {
 
 Deno.test("Ctrl-C ends what runs, and tells the shell", {
   ...SLOW,
-  ignore: !hasPython || Deno.build.os === "windows",
+  ignore: !hasPython || WINDOWS,
 }, async () => {
   const port = freePort();
   const server = commandOf("tests/right/tcp_server_lines.py", `${port}`);

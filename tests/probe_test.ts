@@ -23,6 +23,8 @@ import {
   fileUrl,
   hasTool,
   LIMIT,
+  LINUX,
+  NO_SIGNALS,
   Program,
   PTY,
   runScript,
@@ -30,8 +32,9 @@ import {
   spawn,
   UdpPeer,
   unless,
+  WINDOWS,
 } from "./_helpers.ts";
-import { LINUX, NO_PTY, NO_SIGNALS, NO_SOCAT, WINDOWS } from "./_needs.ts";
+import { NO_PTY, NO_SOCAT } from "./_needs.ts";
 
 const HAS_INETD = LINUX && hasTool("inetutils-inetd", "--version") &&
   hasTool("unshare", "--net", "nsenter", "--version");

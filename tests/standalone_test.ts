@@ -6,8 +6,17 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { decode, fileUrl, freePort, LIMIT, Program, SCRIPTS, spawn, unless } from "./_helpers.ts";
-import { LINUX } from "./_needs.ts";
+import {
+  decode,
+  fileUrl,
+  freePort,
+  LIMIT,
+  LINUX,
+  Program,
+  SCRIPTS,
+  spawn,
+  unless,
+} from "./_helpers.ts";
 
 const PAIRS = [["tcp_server.ts", "tcp_client.ts"], ["udp_server.ts", "udp_client.ts"]] as const;
 const DOWNLOAD_MS = 20_000; // for what JSR has, once: Deno keeps it

@@ -20,16 +20,19 @@ import {
   hasIpv6,
   hasTool,
   LIMIT,
+  LINUX,
+  NO_SIGNALS,
   Program,
   readExactly,
   readToEnd,
   runScript,
   spawn,
   unless,
+  WINDOWS,
   writeAll,
 } from "./_helpers.ts";
 import { makeNetwork } from "./_faults.ts";
-import { LINUX, NO_NETWORKS, NO_SIGNALS, WINDOWS } from "./_needs.ts";
+import { NO_NETWORKS } from "./_needs.ts";
 import { assertOneLine, start } from "./_tcp.ts";
 
 /** A listener whose backlog is full, and those in it. */

@@ -31,12 +31,13 @@ import {
   seededRandom,
   spawn,
   unless,
+  WINDOWS,
   writeAll,
 } from "./_helpers.ts";
 import { assertOneLine, aWhile, start } from "./_tcp.ts";
 import { NO_SOCAT } from "./_needs.ts";
 
-const NO_SHELL = Deno.build.os === "windows" && "no sh here";
+const NO_SHELL = WINDOWS && "no sh here";
 
 type Talk = (conn: Deno.TcpConn) => Promise<void>;
 
@@ -770,7 +771,7 @@ Deno.test(
       await client.write("hello\n");
       assertEquals(await client.nextLine(), "hello");
     }
-    if (Deno.build.os === "windows") return;
+    if (WINDOWS) return;
     client.kill("SIGINT");
     assertEquals((await client.status).signal, "SIGINT");
   },

@@ -17,6 +17,7 @@ import {
   decode,
   join,
   LIMIT,
+  NO_SIGNALS,
   PTY,
   readExactly,
   readToEnd,
@@ -27,7 +28,7 @@ import {
   writeAll,
 } from "./_helpers.ts";
 import { assertOneLine, aWhile, start } from "./_tcp.ts";
-import { NO_PTY, NO_SIGNALS } from "./_needs.ts";
+import { NO_PTY } from "./_needs.ts";
 
 const ECHO = /^64 bytes from 127\.0\.0\.1:\d+: seq=(\d+) time=([\d.]+) ms$/;
 const FIGURES = ["min", "avg", "max", "mdev", "p50", "p90", "p99", "jitter"];

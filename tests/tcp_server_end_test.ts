@@ -14,11 +14,14 @@ import {
   hasTool,
   lastLine,
   LIMIT,
+  LINUX,
+  NO_SIGNALS,
   readExactly,
   readToEnd,
   resetClient,
   spawn,
   unless,
+  WINDOWS,
   writeAll,
 } from "./_helpers.ts";
 import { makeNetwork, python } from "./_faults.ts";
@@ -528,7 +531,7 @@ for sock in socks:
     print(sock.recv(5).decode(), flush=True)
 sys.stdin.read()
 `;
-import { LINUX, NO_NETWORKS, NO_SIGNALS, WINDOWS } from "./_needs.ts";
+import { NO_NETWORKS } from "./_needs.ts";
 
 Deno.test({
   ...unless(NO_NETWORKS, "clients whose machine lost power do not keep their places"),

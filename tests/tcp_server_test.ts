@@ -24,6 +24,7 @@ import {
   hasIpv6,
   join,
   LIMIT,
+  LINUX,
   nextSentence,
   pieces,
   readExactly,
@@ -31,10 +32,10 @@ import {
   seededRandom,
   spawn,
   unless,
+  WINDOWS,
   writeAll,
 } from "./_helpers.ts";
 import { echoOf, refuses, start } from "./_tcp.ts";
-import { LINUX, WINDOWS } from "./_needs.ts";
 
 Deno.test("the first line tells the real address", LIMIT, async (t) => {
   for (

@@ -23,6 +23,8 @@ import {
   decode,
   encode,
   LIMIT,
+  LINUX,
+  NO_SIGNALS,
   PTY,
   runScript,
   seededRandom,
@@ -31,7 +33,7 @@ import {
   unless,
 } from "./_helpers.ts";
 import { deadPort, echo, to } from "./_udp.ts";
-import { LINUX, NO_IPV6, NO_PTY, NO_SIGNALS } from "./_needs.ts";
+import { NO_IPV6, NO_PTY } from "./_needs.ts";
 
 Deno.test("arguments: each is sent, the echoes are printed, done", LIMIT, async (t) => {
   await using server = new UdpPeer(echo);

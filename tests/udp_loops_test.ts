@@ -22,6 +22,7 @@ import {
   hasTool,
   lastLine,
   LIMIT,
+  LINUX,
   spawn,
   UdpPeer,
   unless,
@@ -378,7 +379,6 @@ try:
 except BlockingIOError:
     print(json.dumps(sorted(seen)))
 `;
-import { LINUX } from "./_needs.ts";
 
 Deno.test({
   ...unless(

@@ -14,9 +14,8 @@ import {
   assertNotEquals,
 } from "@std/assert";
 import type { ServeOptions } from "../udp_server.ts";
-import { decode, LIMIT, nextSentence, spawn, UdpPeer, unless } from "./_helpers.ts";
+import { decode, LIMIT, nextSentence, spawn, UdpPeer, unless, WINDOWS } from "./_helpers.ts";
 import { address, start, startFake } from "./_udp.ts";
-import { WINDOWS } from "./_needs.ts";
 
 const ROUNDS = 65_536; // after which a loop has died
 

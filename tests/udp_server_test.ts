@@ -24,15 +24,18 @@ import {
   fileUrl,
   lastLine,
   LIMIT,
+  LINUX,
   nextSentence,
+  NO_SIGNALS,
   PTY,
   seededRandom,
   spawn,
   UdpPeer,
   unless,
+  WINDOWS,
 } from "./_helpers.ts";
 import { address, shown, start, startFake } from "./_udp.ts";
-import { LINUX, NO_IPV6, NO_PTY, NO_SIGNALS, WINDOWS } from "./_needs.ts";
+import { NO_IPV6, NO_PTY } from "./_needs.ts";
 
 // ---- Echoing ----
 
