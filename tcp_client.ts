@@ -553,7 +553,7 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
   });
 }
 
-// ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
+tcp_client.ts// ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
 
 const STATUS_MS = 200; // between two drawings of the live status
 const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
@@ -793,7 +793,7 @@ async function within<T>(
   }
 }
 
-// ---- The same in both TCP scripts, to the letter: tests/cli_test.ts compares them. ----
+tcp_server.ts// ---- The same in both TCP scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
 type Sentence = { start: Uint8Array; bytes: number };
@@ -802,10 +802,11 @@ const NO_BYTES: Uint8Array = new Uint8Array();
 
 /** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
 class LineAssembler {
-  bytes = 0; // of the line so far
-  #start = NO_BYTES; // of it
-  #last = 0; // byte of it
-  #chunk = NO_BYTES; // as #text
+  #bytes = 0; // of the line so far
+  #start = NO_BYTES; // of the line so far
+  #last = 0; // byte of the line so far
+  #endMayFollow = false; // of a line that was taken without its end
+  #chunk = NO_BYTES; // the one that #text has
   #text = "";
 
   /** The line that ends next in `chunk`, and where; if none does, what is left is kept. */
@@ -813,21 +814,32 @@ class LineAssembler {
     const end = from < chunk.length ? this.#findLineEnd(chunk, from) : -1;
     this.#add(chunk, from, end < 0 ? chunk.length : end);
     if (end < 0) {
-      if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
+      if (this.#bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
       [this.#chunk, this.#text] = [NO_BYTES, ""];
       return undefined;
     }
-    if (this.#last === 0x0d) this.bytes--; // of CRLF
-    const { start, bytes } = this.take();
-    return { start, bytes, end: end + 1 };
+    const isEndOnly = this.#endMayFollow && !this.isUnended;
+    const { start, bytes } = this.#take();
+    this.#endMayFollow = false;
+    return isEndOnly ? this.next(chunk, end + 1) : { start, bytes, end: end + 1 };
   }
 
-  /** The line so far. */
-  take(): Sentence {
-    const { bytes } = this;
+  /** Whether there is a sentence so far; a CR alone may be half of a line end. */
+  get isUnended(): boolean {
+    return this.#bytes > 1 || this.#bytes === 1 && this.#last !== 0x0d;
+  }
+
+  /** The sentence so far, which silence ended, or the end of the stream: no line end did. */
+  takeUnended(): Sentence {
+    this.#endMayFollow = true;
+    return this.#take();
+  }
+
+  #take(): Sentence {
+    const bytes = this.#last === 0x0d ? this.#bytes - 1 : this.#bytes; // without the CR of CRLF
     const start = bytes < this.#start.length ? this.#start.subarray(0, bytes) : this.#start;
     this.#start = NO_BYTES;
-    this.#last = this.bytes = 0;
+    this.#last = this.#bytes = 0;
     return { start, bytes };
   }
 
@@ -836,14 +848,14 @@ class LineAssembler {
     const missing = PREVIEW_BYTES + 1 - this.#start.length;
     if (missing > 0) {
       const piece = chunk.subarray(from, Math.min(end, from + missing));
-      this.#start = this.bytes === 0 ? piece : joinBytes(this.#start, piece);
+      this.#start = this.#bytes === 0 ? piece : joinBytes(this.#start, piece);
     }
     this.#last = chunk[end - 1]!;
-    this.bytes += end - from;
+    this.#bytes += end - from;
   }
 
   #findLineEnd(chunk: Uint8Array, from: number): number {
-    if (chunk.length <= 4_096) return chunk.indexOf(0x0a, from);
+    if (chunk.length <= 4_097) return chunk.indexOf(0x0a, from);
     // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
     if (chunk !== this.#chunk) {
       const { buffer, byteOffset, length } = this.#chunk = chunk;
@@ -860,111 +872,101 @@ function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
   return joined;
 }
 
-/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
-function traced<T extends Deno.TcpListener | Deno.TcpConn>(socket: T, trace: Trace): T {
-  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn;
-  const peer = "remoteAddr" in socket ? { peer: formatAddress(socket.remoteAddr) } : {};
-  const tell = (name: string, rung: Omit<Rung, "step">): void =>
-    trace.onTrace({ step: trace.steps[name]!, ...peer, ...rung });
-  return withCalls(socket, {
-    async accept(): Promise<Deno.TcpConn> {
-      const conn = await inner.accept();
-      tell("accept", { call: "accept()", peer: formatAddress(conn.remoteAddr) });
-      return traced(conn, trace);
-    },
-    async read(buffer: Uint8Array): Promise<number | null> {
-      const size = await inner.read(buffer);
-      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
-      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
-      return size;
-    },
-    write(bytes: Uint8Array): Promise<number> {
-      tell("write", { call: `write(${bytes.length})`, bytes });
-      return inner.write(bytes);
-    },
-    closeWrite(): Promise<void> {
-      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
-      return inner.closeWrite();
-    },
-    close(): void {
-      tell("close", { call: "close()", ...(inner.addr && { note: formatAddress(inner.addr) }) });
-      inner.close();
-    },
-  });
-}
-
-// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+tcp_server.ts// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
+const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
-const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
-const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
+const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
-const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
+const TICK_MS = 100; // between two looks at whether anybody reads
+const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
+const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
+const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
-/** Our words for common codes: the system's differ from system to system, or are translated. */
-const REASONS: Record<string, string> = {
-  EADDRINUSE: "address already in use",
-  EADDRNOTAVAIL: "no such address on this machine",
-  ECONNREFUSED: "connection refused",
-  ECONNRESET: "connection reset by peer",
-  EHOSTUNREACH: "no route to host",
-  EMFILE: "too many open files",
-  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
-  ENETUNREACH: "network unreachable",
-  ENOTFOUND: "name not found",
-  ETIMEDOUT: "connection timed out",
-};
+/**
+ * What steers a terminal or is not seen there: controls, invisible formats, separators of lines. A
+ * tab is ordinary text, and so is a joiner behind a letter, a mark or an emoji, as in Persian.
+ */
+const UNSAFE =
+  /[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\t\u200c\u200d\u0600-\u0605\u06dd\u070f\u08e2]]|(?<![\p{L}\p{M}\p{Emoji_Modifier}\p{Extended_Pictographic}])[\u200c\u200d]/gv;
 
-/** Wrong use of the command line: one line on stderr, exit code 2. */
-class UsageError extends Error {}
+/** Wrong use of an option: on the command line it is one line on stderr and exit code 2. */
+class UsageError extends RangeError {}
 
-/** What parseArgs cannot be asked: if --json is there, and if an option has its name for words. */
-function begin(args: string[]): void {
-  stdout.json = args.includes("--json"); // also for what parseArgs refuses
-  const odd = args.find((arg) => /^--?_(=|$)/.test(arg));
-  if (odd) refuse(odd, args);
+/** The least and the most that a number may be. */
+type Bounds = { min: number; max: number; whole?: boolean };
+
+/** The arguments before `--`, behind which everything is a message. */
+function optionsOf(args: string[]): string[] {
+  return args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
+}
+
+/** Refuses what parseArgs lets pass: an option named `_`, a value for an option that takes none. */
+function checkArgs(args: string[]): void {
+  // The help text has the names of an option before two blanks, and a value in capitals.
+  const names = HELP.split("\n").map((line) => line.trim().split("  ")[0]!);
+  const switches = names.filter((name) => !/ [A-Z]/.test(name)).flatMap((name) => name.split(", "));
+  for (const arg of optionsOf(args)) {
+    const [name, value] = arg.split(/=(.*)/s);
+    if (/^--?_$/.test(name!)) refuse(arg, args);
+    if (value === undefined || !switches.includes(name!)) continue;
+    throw new UsageError(`${name} takes no value, so it cannot be ${quote(value)}`);
+  }
 }
 
 /** Ends parseArgs at what its table does not know. @throws UsageError */
 function refuse(arg: string, args: string[]): never {
   const option = args[args.indexOf(arg) - 1] ?? "";
-  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // parseArgs finds none
   const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
-  throw new UsageError(`${what}; --help lists what is allowed`);
+  const isMessage = arg.startsWith("-") && HELP.includes("[message…]");
+  const hint = isMessage ? ", and behind -- it is a message" : "";
+  throw new UsageError(`${what}; --help lists what is allowed${hint}`);
 }
 
 /** The value of a numeric option. @throws UsageError out of its bounds */
-function toNumber(
-  [name, text]: [name: string, text: string],
-  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+function toNumber(option: string, text: string, bounds: Bounds): number {
+  const isNumber = (bounds.whole ?? true ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text);
+  return checkNumber(option, isNumber ? Number(text) : NaN, { ...bounds, text });
+}
+
+/** Checks the numbers among the options of a function. @throws UsageError out of their bounds */
+function checkBounds(options: object, bounds: Record<string, Bounds>): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (bounds[name] && value !== undefined) checkNumber(name, value, bounds[name]);
+  }
+}
+
+function checkNumber(
+  name: string,
+  number: number,
+  { min, max, whole = true, text = `${number}` }: Bounds & { text?: string },
 ): number {
-  const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= min && number <= max) return number;
+  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`${name} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** A host without the brackets of an IPv6 address. @throws UsageError */
 function toHost(text: string): string {
-  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
-  return text.replace(/^\[(.*:.*)\]$/, "$1");
+  const host = text.replace(/^\[(.*)\]$/, "$1");
+  const isIpv6 = URL.canParse(`http://[${withoutZone(host)}]`);
+  if (isIpv6 || /^[^\s:/[\]]+$/.test(text)) return host;
+  const hint = /^\s*$/.test(text) ? "" : `, not ${quote(text)}; a port goes to --port`;
+  throw new UsageError(`--host needs a value, a name or an address${hint}`);
 }
 
-/** Stop words that a sentence can be. @throws UsageError */
-function toStopWords(words: string[]): string[] {
-  const isWord = (word: string): boolean => {
-    const { length } = trimBlanks(encoder.encode(word));
-    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
-  };
-  const wrong = words.find((word) => !isWord(word));
-  if (wrong === undefined) return words;
-  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+/** Stop words as bytes, without the blanks around them. @throws UsageError for what none can be */
+function toStopWords(option: string, words: string[]): Uint8Array[] {
+  return words.map((word) => {
+    const bytes = trimBlanks(encoder.encode(word));
+    if (bytes.length >= 1 && bytes.length <= 100 && !/[\n\ufffd]/.test(word)) return bytes;
+    throw new UsageError(`${option} needs a value, a word of 1 to 100 bytes, not ${quote(word)}`);
+  });
 }
 
 /** Without the ASCII blanks around it. */
@@ -997,7 +999,7 @@ function preview(start: Uint8Array, bytes: number): { text: string; more?: numbe
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  if (!/[^ -~]/.test(text)) return text; // as most is; this is twice as fast
+  if (!/[^ -~]/.test(text)) return text; // most text is so, and this is twice as fast
   return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
@@ -1026,13 +1028,17 @@ function withoutZone(address: string): string {
   return address.replace(/%[^\]:]*/, "");
 }
 
-/** Why a call failed, to end a sentence with: `connection refused`. */
+/** Why a call failed, in the system's words without its number: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
-  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
-  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
-  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
-  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
+  // Over UDP a name look-up fails with a code alone, and a refusal reads like one of Deno's.
+  if (code === "EAI_AGAIN" || message.includes("Temporary failure in name")) {
+    return "no name server answers";
+  }
+  if (code === "ENOTFOUND" || message.startsWith("failed to lookup")) return "name not found";
+  if (code === "EACCES" || code === "EPERM") return `refused by the system (${code})`;
+  const text = message.replace(/\.? \(os error \d+\)$/, "");
+  return text.charAt(0).toLowerCase() + text.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -1052,15 +1058,17 @@ function requireNet(...addresses: string[]): void {
   }
 }
 
-/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
+/** The first signal calls `stop`; a second one, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
   const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
   const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  let firstAt = Infinity; // ms
   for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
     Deno.addSignalListener(signal as Deno.Signal, () => {
-      if (!stop) Deno.exit(code);
-      stop();
-      stop = undefined;
+      const now = performance.now();
+      if (!stop || now - firstAt > SAME_SIGNAL_MS) Deno.exit(code);
+      if (firstAt === Infinity) stop();
+      firstAt = Math.min(firstAt, now);
     });
   }
 }
@@ -1069,11 +1077,15 @@ function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
+/**
+ * Writes a piece of `bytes`, and returns what is left. The piece is so small that it is taken as a
+ * whole or not at all where `to` does not block, as whoever shares a pipe or a terminal may set.
+ */
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<Uint8Array> {
+  const piece = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096); // PIPE_BUF of pipe(7)
+  while (true) {
     try {
-      rest = rest.subarray(await to.write(rest));
+      return bytes.subarray(await to.write(piece));
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
       await sleep(GATHER_MS);
@@ -1081,111 +1093,150 @@ async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void>
   }
 }
 
-/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+/** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
-  failed = false; // as the disk is full, or the terminal is gone
-  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
-  readonly #buffer = new Uint8Array(WRITE_BYTES);
-  #waiting = "";
-  #dropped = 0; // lines
-  #written = 0; // times
+  failed = false; // as the disk is full, or the terminal is gone, or nobody reads
+  readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
+  #waiting = ""; // lines
+  #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
+  #dropped = 0; // lines, since the last warning
+  #silentTicks = 0; // since a byte was taken
+  #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
-  #toldAt = -Infinity; // ms: that lines were dropped
   #writing: Promise<void> | undefined;
-  #ended = false;
+  #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
+  #isClosed = false;
 
   constructor(readonly name: "stdout" | "stderr") {
     this.closed.promise.catch(() => {}); // who must know waits for it
   }
 
-  print(line: string, { end = "\n", ending = false } = {}): void {
-    if (this.#ended) return;
-    const text = line + end;
-    const most = ending ? MAX_ENDINGS : MAX_WAITING;
-    if (this.#waiting.length + text.length <= most) this.#waiting += text;
-    else this.#dropped++;
+  /**
+   * Prints a line. Where there is no room, one that is to `keep` is printed all the same; who
+   * `waits` gets a promise of the moment to print the next; other lines are dropped and counted.
+   */
+  print(
+    line: () => string,
+    { end = "\n", keep = false, waits = false } = {},
+  ): Promise<void> | undefined {
+    if (this.#isClosed) return;
+    const size = this.#waiting.length + this.#unwritten.length;
+    const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
+    const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
+    if (isFull && !isWaitedFor) return void this.#dropped++;
+    this.#waiting += line() + end;
     this.#writing ??= this.#write();
+    if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
   }
 
   async #write(): Promise<void> {
+    const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 2;
-      if (gathers && pause > 0) await sleep(pause);
-      let text = this.#waiting;
+      if (this === stdout && pause > 0) await sleep(pause);
+      this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        for (; text !== ""; this.#written++) {
-          const { read, written } = encoder.encodeInto(text, this.#buffer);
-          await writeTo(Deno[this.name], this.#buffer.subarray(0, written));
-          text = text.slice(read);
+        while (this.#unwritten.length > 0) {
+          this.#unwritten = await writePiece(Deno[this.name], this.#unwritten);
+          this.#silentTicks = 0;
+          this.#makeRoom();
         }
       } catch (error) {
-        if (error instanceof Deno.errors.BrokenPipe) return this.#end(error);
-        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
-        this.failed = true;
+        this.#fail(error);
       }
+      this.#makeRoom();
       this.#writtenAt = performance.now();
-      if (this.#writtenAt - this.#toldAt > TELL_DROPPED_MS) this.#tellDropped();
     }
+    clearInterval(ticker);
     this.#writing = undefined;
   }
 
-  /** Nobody reads on. */
-  #end(error: Error): void {
-    this.#ended = true;
-    this.#waiting = "";
-    this.closed.reject(error);
+  #fail(error: unknown): void {
+    this.#unwritten = new Uint8Array();
+    if (error instanceof Deno.errors.BrokenPipe) {
+      this.#isClosed = true;
+      this.#waiting = "";
+      this.closed.reject(error);
+    } else if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+    this.failed = true;
   }
 
-  /** Waits until all is written, or nobody reads it. */
-  async flush(): Promise<void> {
-    for (let before = -1; this.#writing && before < this.#written;) {
-      before = this.#written;
-      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
-    }
-    if (this.#waiting === "") return this.#tellDropped();
-    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+  /** Lets who waits print on: there is room again, or nobody reads and lines are dropped. */
+  #makeRoom(): void {
+    const isFull = this.#waiting.length + this.#unwritten.length > MAX_WAITING / 2;
+    if (isFull && this.#silentTicks < STUCK_TICKS) return;
+    this.#room?.resolve();
+    this.#room = undefined;
   }
 
-  #tellDropped(): void {
-    if (this.#dropped === 0) return;
-    this.#toldAt = performance.now();
+  #tick(): void {
+    this.#silentTicks++;
+    this.#makeRoom();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+  }
+
+  #warnDropped(): void {
+    const how = this.#silentTicks < STUCK_TICKS ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
-    warn(`${this.name} is read too slowly: ${dropped} dropped`);
+    this.#ticksToWarning = WARN_TICKS;
+    warn(`${this.name} is ${how}: ${dropped} dropped`);
+  }
+
+  /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
+  async flush(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#silentTicks = 0;
+    while (this.#writing && this.#silentTicks < GIVE_UP_TICKS) {
+      await Promise.race([this.#writing, sleep(TICK_MS)]);
+    }
+    if (!this.#writing) {
+      if (this.#dropped === 0) return;
+      this.#warnDropped();
+      return await this.flush();
+    }
+    const text = decoder.decode(this.#unwritten) + this.#waiting;
+    const lost = this.#dropped + text.split("\n").length - 1;
+    this.failed = this.#isClosed = true;
+    stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
 }
 
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/** What a person is told on stderr; under --json it is an event on stdout, too. */
+/** Prints a text to stdout. Returns the exit code. */
+async function printText(text: string): Promise<number> {
+  stdout.print(() => text);
+  await stdout.flush();
+  return stdout.failed ? 1 : 0;
+}
+
+/** Warns a person on stderr; under --json it is an event on stdout, too. */
 function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
-  stderr.print(`${NAME}: ${escape(text)}`);
-  if (stdout.json) stdout.print(toJson({ event, text }));
+  stderr.print(() => `${NAME}: ${escape(text)}`, { keep: true });
+  if (stdout.json) stdout.print(() => toJson({ event, text }), { keep: true });
 }
 
-/** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
-export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+/** One socket call, for `--trace`. */
+export type TraceCall = {
+  /** The handout's step. */
+  step: string;
+  /** The call, with its result where there is one: `read() = 15`. */
+  call: string;
+  /** Whom it concerns. */
+  peer?: string;
+  /** The bytes that it moved: a view that is valid during the call of `onTrace` only. */
+  bytes?: Uint8Array;
+  /** What else there is to know. */
+  note?: string;
+};
 
-/** The handout's step of each call on a socket, and whom to tell of it. */
-type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
-
-/** `socket`, but with some calls of its own. */
-function withCalls<T extends object>(socket: T, calls: Record<string | symbol, unknown>): T {
-  return new Proxy(socket, {
-    get(target, name): unknown {
-      const value = Reflect.get(target, name, target);
-      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
-    },
-  });
-}
-
-/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
+/** Prints a socket call: time since the start, side, step, call, arrow, bytes. */
+function printTraceCall(side: "client" | "server", traceCall: TraceCall): void {
+  const { step, call, peer, bytes, note } = traceCall;
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -1194,22 +1245,37 @@ function printRung(side: "client" | "server", { step, call, peer, bytes, note }:
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  stderr.print(line.trimEnd());
+  stderr.print(() => line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
-  let code = 1;
+  stdout.json = optionsOf(Deno.args).includes("--json"); // also for what parseArgs refuses
+  let code: number;
   try {
+    requireDeno();
     code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
-    if (error instanceof UsageError) code = 2;
-    const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+    code = reportError(error);
   }
-  await stdout.flush();
-  await stderr.flush();
+  await Promise.all([stdout.flush(), stderr.flush()]);
+  await stderr.flush(); // what was not read of stdout
   Deno.exit(code);
+}
+
+/** Reports why the program fails. Returns its exit code. */
+function reportError(error: unknown): number {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+  return error instanceof UsageError ? 2 : 1;
+}
+
+/** @throws Error where Deno is too old */
+function requireDeno(): void {
+  const toNumber = (version: string): number =>
+    version.split(".").reduce((sum, part) => sum * 1_000 + parseInt(part), 0);
+  if (toNumber(Deno.version.deno) >= toNumber(OLDEST_DENO)) return;
+  throw new Error(`Deno ${Deno.version.deno} is too old: ${OLDEST_DENO} or later is needed`);
 }
 
 if (import.meta.main) await run(main);
