@@ -553,7 +553,7 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
   });
 }
 
-tcp_client.ts// ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
+// ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
 
 const STATUS_MS = 200; // between two drawings of the live status
 const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
@@ -793,7 +793,7 @@ async function within<T>(
   }
 }
 
-tcp_server.ts// ---- The same in both TCP scripts: edit it in tcp_server.ts, then `deno task sync`. ----
+// ---- The same in both TCP scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
 type Sentence = { start: Uint8Array; bytes: number };
@@ -872,7 +872,7 @@ function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
   return joined;
 }
 
-tcp_server.ts// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
+// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
 const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket

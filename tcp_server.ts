@@ -612,7 +612,7 @@ export function formatEvent(event: ServerEvent): string {
   }
 }
 
-tcp_server.ts// ---- The same in both servers: edit it in tcp_server.ts, then `deno task sync`. ----
+// ---- The same in both servers: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** Sentences and bytes received, in how many seconds. */
 export type Totals = { messages: number; bytes: number; seconds: number };
@@ -649,7 +649,7 @@ function secondsSince(startedAt: number): number {
   return Math.round(performance.now() - startedAt) / 1000;
 }
 
-tcp_server.ts// ---- The same in both TCP scripts: edit it in tcp_server.ts, then `deno task sync`. ----
+// ---- The same in both TCP scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
 type Sentence = { start: Uint8Array; bytes: number };
@@ -728,7 +728,7 @@ function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
   return joined;
 }
 
-tcp_server.ts// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
+// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
 const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket

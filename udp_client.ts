@@ -717,7 +717,7 @@ export function formatCounts({ sent, echoed, lost, ...odd }: ProbeCounts): strin
   return `${sent} sent, ${echoed} echoed, ${lost} lost (${percent} %)${more}`;
 }
 
-tcp_client.ts// ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
+// ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
 
 const STATUS_MS = 200; // between two drawings of the live status
 const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
@@ -957,7 +957,7 @@ async function within<T>(
   }
 }
 
-udp_server.ts// ---- The same in both UDP scripts: edit it in udp_server.ts, then `deno task sync`. ----
+// ---- The same in both UDP scripts: edit it in udp_server.ts, then `deno task sync`. ----
 
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
 const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
@@ -996,7 +996,7 @@ function withoutLineEnd(bytes: Uint8Array): Uint8Array {
   return bytes.subarray(0, bytes[length - 2] === 0x0d ? -2 : -1);
 }
 
-tcp_server.ts// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
+// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
 const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket

@@ -578,7 +578,7 @@ export function formatEvent(event: ServerEvent): string {
   }
 }
 
-tcp_server.ts// ---- The same in both servers: edit it in tcp_server.ts, then `deno task sync`. ----
+// ---- The same in both servers: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** Sentences and bytes received, in how many seconds. */
 export type Totals = { messages: number; bytes: number; seconds: number };
@@ -615,7 +615,7 @@ function secondsSince(startedAt: number): number {
   return Math.round(performance.now() - startedAt) / 1000;
 }
 
-udp_server.ts// ---- The same in both UDP scripts: edit it in udp_server.ts, then `deno task sync`. ----
+// ---- The same in both UDP scripts: edit it in udp_server.ts, then `deno task sync`. ----
 
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
 const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
@@ -654,7 +654,7 @@ function withoutLineEnd(bytes: Uint8Array): Uint8Array {
   return bytes.subarray(0, bytes[length - 2] === 0x0d ? -2 : -1);
 }
 
-tcp_server.ts// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
+// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
 const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket

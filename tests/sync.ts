@@ -14,7 +14,7 @@ const SCRIPTS = ["tcp_server.ts", "tcp_client.ts", "udp_server.ts", "udp_client.
 
 /** A script in parts: what is its own, then each block that it shares, which begins with its mark. */
 function partsOf(source: string): string[] {
-  return source.split(new RegExp(`^(?=${MARK.source.slice(1)})`, "m"));
+  return source.split(/^(?=\/\/ ---- The same in )/m);
 }
 
 /** The scripts as they would be if each shared block were its leader's; `read` gives their source. */
