@@ -17,20 +17,26 @@
 
 import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 
-// The defaults: of the command line, of connect() and converse(), and in the help text.
+// The defaults of the command line, of connect() and converse(), and of the help text.
 const HOSTNAME = "127.0.0.1"; // this machine
 const PORT = 12_000;
-const STOP_WORDS = ["stop", "exit"]; // lines at which the server closes the connection
+const STOP_WORDS = ["stop", "exit"]; // sentences at which the server closes the connection
 const TIMEOUT_SECONDS = 5; // to connect, and for an echo
 
 const READ_BYTES = 65_536;
 const WINDOW_BYTES = 1_048_576; // sent and not yet echoed, at most: kept to compare the echo with
-const WATCH_MS = 100; // between two looks for an echo that is overdue
-const CLOSE_MS = 1_000; // for the server to close at a stop word, before the client says so
-const SURPLUS_MS = 100; // for what comes behind the last echo, to tell how much it is
+const SMALL_BYTES = 4_096; // pieces of the window that are smaller together are joined
+const WATCH_MS = 100; // between two looks at whether an echo is overdue
+const SENTENCE_MS = 500; // of silence end a sentence that was sent without a line end
+const CLOSE_MS = 1_000; // for the server to close at a stop word, before the client warns
+const SURPLUS_MS = 100; // for what comes behind the last echo: it is counted for the report
 const RETRY_MS = 100; // between two tries to connect
 
-/** A client from its first step to its last. @throws as `connect` and `converse` do */
+/**
+ * A client from its first step to its last: connects, converses, closes.
+ *
+ * @throws what {@linkcode connect} and {@linkcode converse} throw
+ */
 export async function talk(
   input: ReadableStream<Uint8Array>,
   output: WritableStream<Uint8Array>,
@@ -40,62 +46,80 @@ export async function talk(
   try {
     return await converse(conn, input, output, options); // Step 1c.i: send and receive data.
   } finally {
-    conn.close(); // Step 1c.ii: close the socket, when no more communication is intended.
+    // Step 1c.ii: close the socket, when no more communication is intended.
+    conn.close();
+    options.onTrace?.({ step: "ii", call: "close()" });
   }
 }
 
-/** Connects to the server. @throws Error that names the address; its cause is of `Deno.connect` */
+/**
+ * Connects to the server.
+ *
+ * @throws RangeError for an option out of its bounds
+ * @throws Error that names the address; its cause is that of `Deno.connect`
+ */
 export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpConn> {
   // Step 1a: get IP address and port number of the server.
-  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
+  const { hostname = HOSTNAME, port = PORT } = options;
   const { timeoutSeconds = TIMEOUT_SECONDS, waitSeconds = 0 } = options;
+  checkBounds(options, BOUNDS);
   const address = formatAddress({ hostname, port });
   const giveUpAt = performance.now() + waitSeconds * 1000;
   for (let tries = 1;; tries++) {
-    try {
-      // Step 1b: create a TCP socket. Step 1c: send a connection request. In Deno one call does both.
-      const late = new AbortController();
-      const request = Deno.connect({ hostname, port, signal: late.signal });
-      const conn = await within(timeoutSeconds * 1000, request);
-      if (!conn) {
-        late.abort();
-        request.then((conn) => conn.close(), () => {});
-        throw new Deno.errors.TimedOut(`no answer within ${timeoutSeconds} s`);
-      }
-      if (isSelfConnect(conn)) {
-        conn.close();
-        throw new Deno.errors.ConnectionRefused("connection refused");
-      }
-      conn.setNoDelay(); // or a small message may wait 40 ms for the ACK of the one before it
-      conn.setKeepAlive(); // or a server whose power failed would be waited for for ever
-      onTrace?.({ step: "1c", call: "connect()", peer: address });
-      const steps = { read: "i", write: "i", closeWrite: "ii", close: "ii" }; // of 1c
-      return onTrace
-        ? traced(conn, { steps, onTrace: ({ peer: _, ...rung }) => onTrace(rung) })
-        : conn;
-    } catch (cause) {
-      if (isFinal(cause) || performance.now() >= giveUpAt) {
-        throw cannot(`connect to ${address}`, cause, startHint(cause, { hostname, port }));
-      }
-      if (tries === 1) options.onWarning?.(`waiting for ${address}: ${reasonOf(cause)}`);
-      await sleep(RETRY_MS);
+    // Step 1b: create a TCP socket. Step 1c: send a connection request. In Deno one call does both.
+    const late = new AbortController();
+    const request = Deno.connect({ hostname, port, signal: late.signal });
+    const failure = await failureOf(request, timeoutSeconds);
+    if (!failure) return opened(await request, options);
+    late.abort();
+    request.then((conn) => conn.close(), () => {}); // it may still come
+    if (isHopeless(failure) || performance.now() >= giveUpAt) {
+      throw cannot(`connect to ${address}`, failure, startHint(failure, { hostname, port }));
     }
+    if (tries === 1) options.onWarning?.(`waiting for ${address}: ${reasonOf(failure)}`);
+    await sleep(RETRY_MS);
+  }
+}
+
+/** Why a request to connect came to nothing; undefined where it did not. */
+async function failureOf(request: Promise<Deno.TcpConn>, timeoutSeconds: number): Promise<unknown> {
+  try {
+    const conn = await within(timeoutSeconds * 1000, request);
+    if (!conn) return new Deno.errors.TimedOut(`no answer within ${timeoutSeconds} s`);
+    if (isSelfConnect(conn)) return new Deno.errors.ConnectionRefused("connection refused");
+  } catch (error) {
+    return error;
+  }
+}
+
+/** A connection with its options set, which is closed if `onTrace` throws. */
+function opened(conn: Deno.TcpConn, { onTrace }: ConnectOptions): Deno.TcpConn {
+  try {
+    setSocketOptions(conn);
+    onTrace?.({ step: "1c", call: "connect()", peer: formatAddress(conn.remoteAddr) });
+    return conn;
+  } catch (error) {
+    conn.close();
+    throw error;
   }
 }
 
 /**
  * Step 1c.i: sends `input` and writes its echo to `output`, both at once (UNP 6.5), and compares the
- * two. It half-closes at the end of `input` and reads to the end of the stream.
+ * two. It half-closes at the end of `input` and reads to the end of the stream. Chunks of `input`
+ * are kept until they are echoed, and must not be changed before.
  *
+ * @throws RangeError for an option out of its bounds
  * @throws EchoError if the echo is missing, late or different, or if the server closes too early
  */
-export function converse(
+export async function converse(
   conn: Deno.TcpConn,
   input: ReadableStream<Uint8Array>,
   output: WritableStream<Uint8Array>,
   options: ConverseOptions = {},
 ): Promise<ConversationTotals> {
-  return new Conversation(conn, options).run(input, output);
+  checkBounds(options, BOUNDS);
+  return await new Conversation(conn, options).run(input, output);
 }
 
 /** The echo is not what was sent: missing, late, different, or more. */
@@ -109,18 +133,20 @@ class Conversation {
   readonly #echo: boolean;
   readonly #timeoutSeconds: number;
   readonly #stopWords: Uint8Array[];
-  readonly #window = new Uint8Array(WINDOW_BYTES); // the last bytes sent; byte n at n % WINDOW_BYTES
-  readonly #stalled = Promise.withResolvers<void>(); // no byte moves, where one is waited for
+  readonly #window: Uint8Array[] = []; // what was sent and is not yet echoed, in pieces
+  readonly #stalled = Promise.withResolvers<void>(); // no byte moves where one is waited for
   #sent = 0;
   #echoed = 0;
-  #writing = false;
-  #printing = false;
-  #halfClosed = false;
-  #ended = false;
-  #left = false; // input that was not sent
+  #sentence: Uint8Array = new Uint8Array(); // the end of what was echoed; without echo, of what was sent
+  #sentenceAt = 0; // ms: when it came
+  #isWriting = false;
+  #isPrinting = false;
+  #isHalfClosed = false;
+  #hasEnded = false;
+  #unsentInput = false;
   #sendFailure: unknown;
-  #silentMs = 0; // since a byte moved: in ticks, as a suspended process has none
-  #openMs = 0; // since a stop word came back, likewise
+  #silentMs = 0; // since a byte moved: counted in ticks, as a suspended process has none
+  #openMs = 0; // that the server stayed open after a stop word
   #onRoom = (): void => {}; // called when the window has some
 
   constructor(conn: Deno.TcpConn, options: ConverseOptions) {
@@ -129,10 +155,10 @@ class Conversation {
     this.#options = options;
     this.#echo = options.echo ?? true;
     this.#timeoutSeconds = options.timeoutSeconds ?? TIMEOUT_SECONDS;
-    this.#stopWords = (options.stopWords ?? STOP_WORDS)
-      .map((word) => trimBlanks(encoder.encode(word)));
+    this.#stopWords = toStopWords("stopWords", options.stopWords ?? STOP_WORDS);
   }
 
+  /** Sends and receives to the end of both. */
   async run(
     input: ReadableStream<Uint8Array>,
     output: WritableStream<Uint8Array>,
@@ -140,19 +166,17 @@ class Conversation {
     const startedAt = performance.now();
     const [reader, writer] = [input.getReader(), output.getWriter()];
     const tick = Math.min(this.#timeoutSeconds * 1000, WATCH_MS);
-    let watching: Promise<void> | undefined;
-    const watch = setInterval(() => watching = turn().then(() => this.#watch(tick)), tick);
-    this.#options.onReady?.();
+    const watch = setInterval(() => this.#watch(tick), tick);
     try {
+      this.#options.onReady?.();
       const sending = this.#sendInput(reader);
       const inputFailed = new Promise<never>((_, reject) => sending.catch(reject));
       await Promise.race([this.#receiveEcho(writer), this.#stalled.promise, inputFailed]);
-      this.#ended = true;
-      if (this.#stopped) await within(LEFT_MS, sending);
+      this.#hasEnded = true;
+      if (this.#stops && this.#owed === 0) await within(UNSENT_MS, sending);
     } finally {
-      this.#ended = true;
+      this.#hasEnded = true;
       clearInterval(watch);
-      await watching;
       reader.cancel().catch(() => {});
       writer.releaseLock();
     }
@@ -164,35 +188,47 @@ class Conversation {
   /** Sends the input as it comes, but never more beyond its echo than the window holds. */
   async #sendInput(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
     for (let chunk; (chunk = (await reader.read()).value);) {
-      if (this.#ended) return void (this.#left = true);
+      if (this.#hasEnded) return void (this.#unsentInput = true);
       while (chunk.length > 0) {
-        const at = this.#sent % WINDOW_BYTES;
-        const piece = chunk.subarray(0, Math.min(WINDOW_BYTES - this.#owed, WINDOW_BYTES - at));
+        const piece = chunk.subarray(0, WINDOW_BYTES - this.#owed);
         if (piece.length === 0) await new Promise<void>((resolve) => this.#onRoom = resolve);
-        else if (!await this.#writeAll(piece, at)) return;
+        else if (!await this.#writeAll(piece)) return;
         chunk = chunk.subarray(piece.length);
       }
       if (!this.#echo) this.#options.onReady?.();
     }
-    if (this.#ended) return;
-    this.#halfClosed = true;
+    if (this.#hasEnded) return;
+    this.#isHalfClosed = true;
+    this.#options.onTrace?.({ step: "ii", call: "closeWrite()", note: "FIN (inferred)" });
     await this.#conn.closeWrite().catch((error) => this.#sendFailure ??= error);
   }
 
-  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). Tells if it could. */
-  async #writeAll(bytes: Uint8Array, at: number): Promise<boolean> {
-    this.#window.set(bytes, at);
+  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). Returns if it could. */
+  async #writeAll(bytes: Uint8Array): Promise<boolean> {
+    const { onTrace } = this.#options;
     this.#sent += bytes.length;
-    this.#writing = true;
-    try {
-      for (let rest = bytes; rest.length > 0; this.#silentMs = 0) {
+    if (this.#echo) this.#keep(bytes);
+    else this.#addToSentence(bytes);
+    this.#reportProgress();
+    this.#isWriting = true;
+    for (let rest = bytes; rest.length > 0; this.#silentMs = 0) {
+      onTrace?.({ step: "i", call: `write(${rest.length})`, bytes: rest });
+      try {
         rest = rest.subarray(await this.#conn.write(rest));
+      } catch (error) { // the server may be gone: what it echoed before is still to be read
+        this.#sendFailure = error;
+        break;
       }
-    } catch (error) {
-      this.#sendFailure = error; // the server may be gone: what it echoed before is still to be read
     }
-    this.#writing = false;
+    this.#isWriting = false;
     return !this.#sendFailure;
+  }
+
+  /** Keeps what is sent, to compare its echo with. */
+  #keep(bytes: Uint8Array): void {
+    const last = this.#window.at(-1);
+    if (!last || last.length + bytes.length > SMALL_BYTES) this.#window.push(bytes);
+    else this.#window[this.#window.length - 1] = joinBytes(last, bytes);
   }
 
   /** Reads the echo to the end of the stream, compares it with the window, and prints it. */
@@ -201,42 +237,50 @@ class Conversation {
     for (let size; (size = await this.#read(buffer)) !== null;) {
       const bytes = buffer.subarray(0, size);
       const owed = this.#owed;
-      const wrong = this.#firstDifference(bytes.subarray(0, owed));
-      this.#printing = true;
+      const intact = this.#takeEcho(bytes);
+      this.#isPrinting = true;
       await writer.write(bytes.slice()); // the sink may keep it
-      this.#printing = false;
-      if (wrong >= 0) {
-        throw new EchoError(`echo differs at byte ${this.#echoed + wrong}, from ${this.#server}`);
+      this.#isPrinting = false;
+      if (intact < Math.min(size, owed)) {
+        throw new EchoError(`echo differs at byte ${this.#echoed + intact}, from ${this.#server}`);
       }
       if (size > owed) throw await this.#countSurplus(size - owed, buffer);
       this.#echoed += size;
+      this.#addToSentence(bytes);
+      this.#reportProgress();
       this.#onRoom();
-      if (this.#owed === 0 && !this.#halfClosed && !this.#stopped) this.#options.onReady?.();
+      if (this.#owed === 0 && !this.#isHalfClosed && !this.#stops) this.#options.onReady?.();
     }
   }
 
   async #read(buffer: Uint8Array): Promise<number | null> {
+    const { onTrace } = this.#options;
+    let size: number | null;
     try {
-      return await this.#conn.read(buffer);
+      size = await this.#conn.read(buffer);
     } catch (cause) {
       throw new EchoError(`${reasonOf(cause)}, from ${this.#server}${this.#missing}`, { cause });
-    } finally {
-      this.#silentMs = this.#openMs = 0;
+    }
+    this.#silentMs = this.#openMs = 0;
+    if (size === null) onTrace?.({ step: "i", call: "read() = null", note: "FIN (inferred)" });
+    else onTrace?.({ step: "i", call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
+    return size;
+  }
+
+  /** Takes `bytes` off the window, as far as they are its echo. Returns how many are. */
+  #takeEcho(bytes: Uint8Array): number {
+    for (let at = 0;;) {
+      const piece = this.#window[0];
+      if (!piece || at === bytes.length) return at;
+      const length = Math.min(piece.length, bytes.length - at);
+      for (let i = 0; i < length; i++) if (bytes[at + i] !== piece[i]) return at + i;
+      at += length;
+      if (length === piece.length) this.#window.shift();
+      else this.#window[0] = piece.subarray(length);
     }
   }
 
-  /** Where `bytes` differ from those that are owed; -1: nowhere. */
-  #firstDifference(bytes: Uint8Array): number {
-    const start = this.#echoed % WINDOW_BYTES;
-    const wanted = this.#window.subarray(start, start + bytes.length);
-    for (let i = 0; i < wanted.length; i++) if (bytes[i] !== wanted[i]) return i;
-    for (let i = wanted.length; i < bytes.length; i++) {
-      if (bytes[i] !== this.#window[i - wanted.length]) return i; // the window is a ring
-    }
-    return -1;
-  }
-
-  /** More came than was sent: reads on for a moment, to tell how much it is. */
+  /** More came than was sent: reads on for a moment, to count how much. */
   async #countSurplus(bytes: number, buffer: Uint8Array): Promise<EchoError> {
     const next = (): Promise<number | null> => this.#conn.read(buffer).catch(() => null);
     for (let more; bytes < WINDOW_BYTES && (more = await within(SURPLUS_MS, next()));) {
@@ -246,46 +290,59 @@ class Conversation {
     return new EchoError(`${over}${plural(bytes, "byte")} too many came from ${this.#server}`);
   }
 
+  #reportProgress(): void {
+    this.#options.onProgress?.({ sent: this.#sent, echoed: this.#echoed });
+  }
+
   /** Bytes that were sent and did not come back yet. */
   get #owed(): number {
     return this.#echo ? this.#sent - this.#echoed : 0;
   }
 
-  /** Whether a stop word was sent last, and all is echoed: now the server may close. */
-  get #stopped(): boolean {
-    if (this.#owed > 0 || this.#sent === 0) return false;
-    const length = Math.min(this.#sent, PREVIEW_BYTES + 3); // its line end, and the one before it
-    const end = (this.#sent - 1) % WINDOW_BYTES + 1;
-    const last = end >= length
-      ? this.#window.subarray(end - length, end)
-      : joinBytes(this.#window.subarray(end - length), this.#window.subarray(0, end));
-    if (last.at(-1) !== 0x0a) return false;
-    const line = last.subarray(last.lastIndexOf(0x0a, -2) + 1, last.at(-2) === 0x0d ? -2 : -1);
-    return isStopWord(line, this.#stopWords);
+  /** Keeps so much of the end that a stop word, its line end and the one before it fit. */
+  #addToSentence(bytes: Uint8Array): void {
+    const now = performance.now();
+    const isNew = now - this.#sentenceAt >= SENTENCE_MS;
+    this.#sentenceAt = now;
+    const end = bytes.slice(-PREVIEW_BYTES - 3);
+    const isWhole = isNew || end.length === PREVIEW_BYTES + 3;
+    this.#sentence = isWhole ? end : joinBytes(this.#sentence, end).subarray(-PREVIEW_BYTES - 3);
+  }
+
+  /** Whether the last sentence is a stop word: now the server may close. */
+  get #stops(): boolean {
+    const last = this.#sentence;
+    const end = last.at(-1) !== 0x0a ? last.length : last.length - (last.at(-2) === 0x0d ? 2 : 1);
+    const start = end > 0 ? last.lastIndexOf(0x0a, end - 1) + 1 : 0;
+    return end > 0 && isStopWord(last.subarray(start, end), this.#stopWords);
   }
 
   /** What an end that comes too early leaves open. */
   get #missing(): string {
-    if (this.#owed === 1) return `: 1 byte was not echoed (of ${this.#sent})`;
-    if (this.#owed > 0) return `: ${this.#owed} bytes were not echoed (of ${this.#sent})`;
-    return this.#halfClosed || this.#stopped ? "" : " before the end of the input";
+    const were = `${plural(this.#owed, "byte")} ${this.#owed === 1 ? "was" : "were"} not echoed`;
+    if (this.#owed > 0) return `: ${were} (of ${this.#sent})`;
+    return this.#isHalfClosed || this.#stops ? "" : " before the end of the input";
   }
 
   /** Looks if a byte moves wherever one is waited for. */
   #watch(tick: number): void {
-    if (this.#ended) return;
-    const waits = this.#owed > 0 || this.#writing || this.#halfClosed;
-    this.#silentMs = waits && !this.#printing ? this.#silentMs + tick : 0;
+    if (this.#hasEnded) return;
+    const waits = this.#owed > 0 || this.#isWriting || this.#isHalfClosed;
+    this.#silentMs = waits && !this.#isPrinting ? this.#silentMs + tick : 0;
     if (this.#silentMs > this.#timeoutSeconds * 1000) this.#giveUp();
-    if (!this.#stopped || this.#halfClosed) return;
-    const missed = this.#openMs < CLOSE_MS && (this.#openMs += tick) >= CLOSE_MS;
-    if (!missed) return;
-    this.#options.onWarning?.(`${this.#server} does not close at a stop word; Ctrl-D ends this`);
-    this.#options.onReady?.();
+    if (this.#owed > 0 || !this.#stops || this.#isHalfClosed) return;
+    const isMissed = this.#openMs < CLOSE_MS && (this.#openMs += tick) >= CLOSE_MS;
+    if (!isMissed) return;
+    try {
+      this.#options.onWarning?.(`${this.#server} does not close at a stop word; Ctrl-D ends this`);
+      this.#options.onReady?.();
+    } catch (error) {
+      this.#stalled.reject(error);
+    }
   }
 
   #giveUp(): void {
-    if (this.#owed === 0 && this.#halfClosed) return this.#stalled.resolve(); // only it stays open
+    if (this.#owed === 0 && this.#isHalfClosed) return this.#stalled.resolve(); // it stays open
     const what = this.#owed > 0 ? "nothing from" : "nothing is taken by";
     const text = `${what} ${this.#server} for ${this.#timeoutSeconds} s${this.#missing}`;
     this.#stalled.reject(new EchoError(text));
@@ -293,11 +350,12 @@ class Conversation {
 
   /** @throws EchoError unless all was sent and echoed */
   #checkEnd(): void {
-    if (this.#left) throw new EchoError(LEFT);
-    if (
-      this.#owed === 0 && (this.#halfClosed || this.#stopped) && (this.#echo || !this.#sendFailure)
-    ) {
-      return;
+    if (this.#unsentInput) throw new EchoError(UNSENT);
+    const mayEnd = this.#isHalfClosed || this.#stops;
+    if (this.#owed === 0 && mayEnd && (this.#echo || !this.#sendFailure)) return;
+    if (this.#owed > 0 && this.#stops) {
+      const hint = "; --no-stop on both sides sends all";
+      throw new EchoError(`${this.#server} closed at a stop word${this.#missing}${hint}`);
     }
     const how = this.#sendFailure
       ? `${reasonOf(this.#sendFailure)}, from ${this.#server}`
@@ -312,105 +370,155 @@ function isSelfConnect({ localAddr, remoteAddr }: Deno.TcpConn): boolean {
 }
 
 /** Whether no later try to connect can do better. */
-function isFinal(error: unknown): boolean {
+function isHopeless(error: unknown): boolean {
   return error instanceof Deno.errors.NotCapable || error instanceof TypeError ||
     error instanceof URIError;
 }
 
-/** What starts the server, where nobody listens: typed as it stands, it works. */
+/** What starts the server, where nobody listens: typed as it stands, it works in any shell. */
 function startHint(cause: unknown, server: { hostname: string; port: number }): string {
   const { hostname, port } = server;
   if (!(cause instanceof Deno.errors.ConnectionRefused) || port < 1_024) return "";
-  const host = hostname === HOSTNAME ? "" : ` --host ${hostname}`;
-  const options = host + (port === PORT ? "" : ` --port ${port}`);
+  const host = hostname === HOSTNAME ? [] : ["--host", hostname];
+  const options = [...host, ...(port === PORT ? [] : ["--port", `${port}`])];
   const here = import.meta.dirname === Deno.cwd();
   const script = here ? "tcp_server.ts" : new URL("tcp_server.ts", import.meta.url).href;
   const command = Deno.build.standalone
-    ? "tcp_server"
-    : `deno run --allow-net=${withoutZone(formatAddress(server))} ${script}`;
-  return `. Start the server first: ${command}${options}`;
+    ? ["tcp_server"]
+    : ["deno", "run", `--allow-net=${withoutZone(formatAddress(server))}`, script];
+  const words = [...command, ...options].map((word) =>
+    /^[\w.,:/=%-]+$/.test(word) ? word : `'${word}'`
+  );
+  return `. Start the server first: ${words.join(" ")}`;
 }
 
 /** Options of {@linkcode connect}; their defaults are those of the command line. */
 export type ConnectOptions = {
+  /** Name or address of the server; default `127.0.0.1`. */
   hostname?: string;
+  /** Port of the server, 1 to 65535; default 12000. */
   port?: number;
-  timeoutSeconds?: number; // of one try, its name look-up included
-  waitSeconds?: number; // to try again, whatever the reason
-  onWarning?: (text: string) => void; // at the first try that failed, if it waits
-  onTrace?: ((rung: Rung) => void) | undefined;
+  /** Seconds, 0.001 to 3600, for one try, its name look-up included; default 5. */
+  timeoutSeconds?: number;
+  /** Seconds, 0 to 86400, in which to try again, whatever the reason; default 0. */
+  waitSeconds?: number;
+  /** Called at the first try that failed, if it waits. What it throws ends `connect`. */
+  onWarning?: ((text: string) => void) | undefined;
+  /** Called when it is connected. What it throws ends `connect`. */
+  onTrace?: ((call: TraceCall) => void) | undefined;
 };
 
 /** Options of {@linkcode converse}; their defaults are those of the command line. */
 export type ConverseOptions = {
+  /** Whether an echo is expected; default true. */
   echo?: boolean;
-  timeoutSeconds?: number; // in which no byte moves where one is waited for
-  stopWords?: string[]; // lines after which the server may close
-  onReady?: () => void; // at the start, and whenever all that was sent has come back
-  onWarning?: (text: string) => void;
+  /** Seconds, 0.001 to 3600, in which no byte moves where one is waited for; default 5. */
+  timeoutSeconds?: number;
+  /** Sentences after which the server may close, each of 1 to 100 bytes; default `stop`, `exit`. */
+  stopWords?: string[];
+  /** Called at the start, and whenever all that was sent has come back. */
+  onReady?: (() => void) | undefined;
+  /** Called whenever bytes were sent or echoed, with how many in all. */
+  onProgress?: ((progress: { sent: number; echoed: number }) => void) | undefined;
+  /** Called with what a person should know. */
+  onWarning?: ((text: string) => void) | undefined;
+  /** Called at each socket call. What any of these throws ends `converse`. */
+  onTrace?: ((call: TraceCall) => void) | undefined;
 };
 
-/** What a conversation moved, in bytes. */
-export type ConversationTotals = { sent: number; echoed: number; seconds: number };
+/** What a conversation moved. */
+export type ConversationTotals = {
+  /** Bytes that were sent. */
+  sent: number;
+  /** Bytes that came back. */
+  echoed: number;
+  /** How long it took. */
+  seconds: number;
+};
 
-/** A probe is a conversation, too: numbered lines, each sent after the echo of the one before. */
-class Probe {
-  readonly times: number[] = []; // round trips in ms
-  sent = 0;
-  startedAt = 0;
-  sentAt = 0; // the last of them
-  #ended = false;
-  #echoed = Promise.withResolvers<void>();
-  readonly #waiter = new Waiter();
+/**
+ * A probe is a conversation, too: numbered lines, each sent when it is due, whether the echo of the
+ * one before is back or not; at an interval of 0 they are sent one by one. Returns the exit code.
+ */
+async function probe(plan: ProbePlan, options: TalkOptions): Promise<number> {
+  const { count, size, intervalSeconds } = plan;
+  const { hostname = HOSTNAME, port = PORT, quiet, onTrace } = options;
+  const server = formatAddress({ hostname, port });
+  const sentAt: number[] = []; // ms, by line
+  const times: number[] = []; // round trips in ms
+  const ending = Promise.withResolvers<void>();
+  let hasEnded = false;
+  let lastEcho = Promise.withResolvers<void>(); // of the line that was sent last
+  let printed: Promise<void> | undefined; // while the output has no room
+  const counts = (): string => `${sentAt.length} sent, ${times.length} echoed`;
 
-  /** The input of the conversation. */
-  async *lines(
-    { count, size, intervalSeconds }: { count: number; size: number; intervalSeconds: number },
-  ): AsyncGenerator<Uint8Array> {
-    let due = this.startedAt = performance.now();
-    while (this.sent < count && !this.#ended) {
-      const line = encoder.encode(`${`${++this.sent} `.padEnd(size - 1, ".")}\n`);
-      this.#echoed = Promise.withResolvers();
-      this.sentAt = performance.now();
-      yield line;
-      await this.#echoed.promise;
-      due = Math.max(due + intervalSeconds * 1000, performance.now());
-      if (this.sent < count) await this.#waiter.until(due, () => this.#ended);
+  async function* lines(): AsyncGenerator<Uint8Array> {
+    onSignals(end); // the first one ends the probe once what is under way has come back
+    let due = performance.now();
+    while (sentAt.length < count && !hasEnded) {
+      lastEcho = Promise.withResolvers();
+      sentAt.push(performance.now());
+      yield encoder.encode(`${`${sentAt.length} `.padEnd(size - 1, ".")}\n`);
+      if (sentAt.length === count) break;
+      due = Math.max(due + intervalSeconds * 1000, performance.now()); // late ones go in no burst
+      const isDue = intervalSeconds > 0 ? sleep(due - performance.now()) : lastEcho.promise;
+      await Promise.race([isDue.then(() => printed), ending.promise]);
     }
   }
 
-  /** All that was sent has come back. Returns the round trip of a line in ms, if it is one's. */
-  takeEcho(): number | undefined {
-    if (this.times.length === this.sent) return undefined; // nothing was sent yet
-    const ms = performance.now() - this.sentAt;
-    this.times.push(ms);
-    this.#echoed.resolve();
-    return ms;
+  function end(): void {
+    hasEnded = true;
+    ending.resolve();
   }
 
-  /** Ends it once the line that is under way has come back. */
-  end(): void {
-    this.#ended = true;
-    this.#waiter.wake();
+  function onProgress({ echoed }: { echoed: number }): void {
+    while (times.length < Math.floor(echoed / size)) {
+      const ms = performance.now() - sentAt[times.length]!;
+      times.push(ms);
+      const rtt_ms = toMicroseconds(ms);
+      const event = { event: "echo", seq: times.length, bytes: size, rtt_ms } as const;
+      if (!quiet) printed = printEcho(event, server);
+    }
+    if (times.length === sentAt.length) lastEcho.resolve();
   }
+
+  const endStatus = startStatus(quiet && !onTrace, counts);
+  let code = 0;
+  try {
+    const input = ReadableStream.from(lines());
+    await talk(input, new WritableStream(), { ...options, stopWords: [], onProgress });
+  } catch (error) {
+    code = reportError(error);
+  }
+  end();
+  await endStatus();
+  checkInterval(intervalSeconds, sentAt.length, (sentAt.at(-1) ?? 0) - (sentAt[0] ?? 0));
+  printSummary(counts(), { sent: sentAt.length, echoed: times.length }, times);
+  return code;
 }
 
+const BOUNDS = {
+  port: { min: 1, max: 65_535 },
+  timeoutSeconds: { min: 0.001, max: 3_600, whole: false },
+  waitSeconds: { min: 0, max: 86_400, whole: false },
+};
 const NAME = "tcp_client";
 const HELP = `TCP echo client: sends sentences, prints their echoes, and checks them.
 
 Usage: deno run --allow-net=HOST:PORT tcp_client.ts [options] [message…]
 
 Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
+Behind -- everything is a message.
 
   -H, --host HOST          name or address of the server (default ${HOSTNAME})
   -p, --port PORT          1 to 65535 (default ${PORT})
       --timeout SECONDS    0.001 to 3600, to connect and for an echo (default ${TIMEOUT_SECONDS})
       --wait SECONDS       0 to 86400, how long to try to connect (default 0)
-      --stop WORD…         line that lets the server close (default ${STOP_WORDS.join(", ")})
-      --no-stop            no line lets the server close first
+      --stop WORD…         sentence that lets the server close (default ${STOP_WORDS.join(", ")})
+      --no-stop            no sentence lets the server close first
       --no-echo            expect no echo (task 1)
   -c, --count N            1 to 1000000: send so many numbered lines, like ping
-  -i, --interval SECONDS   0 to 3600 from one to the next, at least (default 1)
+  -i, --interval SECONDS   0 to 3600 between them; 0: at the echo (default 1)
   -s, --size BYTES         16 to 65507 of each numbered line (default 64)
   -q, --quiet              print no echoes
       --json               print one JSON object a line
@@ -420,7 +528,7 @@ Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
 
 /** The command line: its arguments, the keyboard or a pipe to `connect` and `converse`. */
 export async function main(args: string[]): Promise<number> {
-  begin(args);
+  checkArgs(args);
   const flags = parseArgs(args, {
     boolean: ["no-stop", "no-echo", "quiet", "json", "trace", "help", "version"],
     string: ["_", "host", "port", "timeout", "wait", "stop", "count", "interval", "size"],
@@ -446,24 +554,18 @@ export async function main(args: string[]): Promise<number> {
     },
     unknown: (arg: string, name?: string) => name === undefined || refuse(arg, args),
   });
-  if (flags.help || flags.version) {
-    console.log(flags.help ? HELP : `${NAME} ${VERSION}`);
-    return 0;
-  }
-  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
+  if (flags.help || flags.version) return await printText(flags.help ? HELP : `${NAME} ${VERSION}`);
+  const stopWords = flags["no-stop"] ? [] : flags.stop;
+  toStopWords("--stop", stopWords);
   const hostname = toHost(flags.host);
-  const port = toNumber(["port", flags.port], { min: 1, max: 65_535 });
-  const seconds = { max: 86_400, whole: false };
-  const timeoutSeconds = toNumber(["timeout", flags.timeout], {
-    ...seconds,
-    min: 0.001,
-    max: 3_600,
-  });
-  const waitSeconds = toNumber(["wait", flags.wait], { ...seconds, min: 0 });
-  const plan = toProbePlan(flags);
+  const port = toNumber("--port", flags.port, BOUNDS.port);
+  const timeoutSeconds = toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds);
+  const waitSeconds = toNumber("--wait", flags.wait, BOUNDS.waitSeconds);
+  const plan = toProbePlan(flags, args);
   checkMessages(flags._);
   requireNet(formatAddress({ hostname, port }));
-  if (!plan && Deno.pid === 1) onSignals(); // which no signal ends by itself
+  if (!plan && Deno.pid === 1) onSignals(); // no signal ends process 1 by itself
+  warnOfAddress(flags._);
   const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
   const options = {
     hostname,
@@ -472,94 +574,88 @@ export async function main(args: string[]): Promise<number> {
     waitSeconds,
     stopWords,
     echo: !flags["no-echo"],
-    onWarning: (text: string) => prompt.interrupt(() => warn(text)),
+    quiet: flags.quiet,
+    onWarning: (text: string) => {
+      prompt.end();
+      warn(text);
+    },
     onTrace: flags.trace
-      ? (rung: Rung) => prompt.interrupt(() => printRung("client", rung))
+      ? (call: TraceCall) => {
+        prompt.end();
+        printTraceCall("client", call);
+      }
       : undefined,
   };
-  if (plan) await probe(plan, { ...options, quiet: flags.quiet });
-  else await talkWith(prompt, flags._, { ...options, quiet: flags.quiet });
+  const code = plan ? await probe(plan, options) : await runTalk(flags._, prompt, options);
   await stdout.flush();
-  return stdout.failed ? 1 : 0;
+  return stdout.failed ? 1 : code;
 }
 
-/** A conversation from the arguments, the keyboard or a pipe. */
-async function talkWith(
-  prompt: Prompt,
-  words: string[],
-  { quiet, ...options }: ConnectOptions & ConverseOptions & { quiet: boolean },
-): Promise<void> {
-  const output = openOutput(quiet);
+/** The options of a conversation, and whether its echoes are not printed. */
+type TalkOptions = ConnectOptions & ConverseOptions & { quiet: boolean };
+
+/** A conversation from the arguments, the keyboard or a pipe. Returns the exit code. */
+async function runTalk(words: string[], prompt: Prompt, options: TalkOptions): Promise<number> {
+  const output = openOutput(options.quiet);
+  let progress = { sent: 0, echoed: 0 };
+  let code = 0;
   try {
-    await talk(openInput(words, prompt), output, { ...options, onReady: () => prompt.show() });
-  } finally {
-    await output.close().catch(() => {}); // or it failed, and so did the conversation
+    await talk(openInput(words, prompt), output, {
+      ...options,
+      onReady: () => prompt.show(),
+      onProgress: (now) => progress = now,
+    });
+  } catch (error) {
     prompt.end();
+    code = reportError(error);
   }
-}
-
-/** A conversation of numbered lines; prints their round trips, and what they say together. */
-async function probe(
-  plan: ProbePlan,
-  { quiet, ...options }: ConnectOptions & ConverseOptions & { quiet: boolean },
-): Promise<void> {
-  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
-  const server = formatAddress({ hostname, port });
-  const probe = new Probe();
-  const { times } = probe;
-  const said = (): string => `${probe.sent} sent, ${times.length} echoed`;
-  const endStatus = startStatus(quiet && !onTrace, said);
-  function onReady(): void {
-    const ms = probe.takeEcho();
-    if (ms === undefined) onSignals(() => probe.end()); // it is the start
-    if (ms === undefined || quiet) return;
-    const rtt_ms = toMicroseconds(ms);
-    printEcho({ event: "echo", seq: probe.sent, bytes: plan.size, rtt_ms }, server);
+  await output.close().catch((error) => code ||= reportError(error)); // it failed, and so did talk
+  prompt.end();
+  const { sent, echoed } = progress;
+  if (stdout.json) {
+    printJson({ event: "summary", sent_bytes: sent, echoed_bytes: echoed }, { keep: true });
   }
-  try {
-    const lines = ReadableStream.from(probe.lines(plan));
-    await talk(lines, new WritableStream(), { ...options, stopWords: [], onReady });
-  } finally {
-    probe.end();
-    await endStatus();
-    checkInterval(plan.intervalSeconds, probe.sent, probe.sentAt - probe.startedAt);
-    if (probe.sent > 0) printSummary(said(), { sent: probe.sent, echoed: times.length }, times);
-  }
+  return code;
 }
 
 /** Where the echo goes: bytes to a pipe, safe text to a terminal, an event a line as JSON. */
 function openOutput(quiet: boolean): WritableStream<Uint8Array> {
-  const atTerminal = Deno.stdout.isTerminal();
   const partial = new TextDecoder("utf-8", { ignoreBOM: true });
+  let cr = ""; // of a CRLF that is cut in two
   const lines = new LineAssembler();
-  const toEvent = ({ start, bytes }: Sentence): string =>
-    `${toJson({ event: "echo", bytes, ...preview(start, bytes) })}\n`;
+  const print = ({ start, bytes }: Sentence): Promise<void> | undefined =>
+    printJson({ event: "echo", bytes, ...preview(start, bytes) });
   return new WritableStream({
     async write(echo): Promise<void> {
       if (quiet) return;
       if (stdout.json) {
-        let events = "";
-        for (let line, at = 0; (line = lines.next(echo, at)); at = line.end) {
-          events += toEvent(line);
-        }
-        await writeOut(encoder.encode(events));
-      } else if (atTerminal) await writeToTerminal(partial.decode(echo, { stream: true }));
-      else await writeOut(echo);
+        for (let line, at = 0; (line = lines.next(echo, at)); at = line.end) await print(line);
+      } else if (Deno.stdout.isTerminal()) {
+        const text = cr + partial.decode(echo, { stream: true });
+        cr = text.endsWith("\r") ? "\r" : "";
+        await writeToTerminal(cr ? text.slice(0, -1) : text);
+      } else await writeOut(echo);
     },
     async close(): Promise<void> {
-      if (lines.bytes > 0) await writeOut(encoder.encode(toEvent(lines.take())));
-      await writeToTerminal(partial.decode()); // of bytes that are no whole character
+      if (lines.isUnended) print(lines.takeUnended());
+      await writeToTerminal(cr + partial.decode()); // bytes that are no whole character
     },
   });
 }
 
 // ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
 
-const STATUS_MS = 200; // between two drawings of the live status
+const STATUS_MS = 200; // between two updates of the status line
 const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
 const BAR_COLUMNS = 40; // of the longest bar of a histogram
-const LEFT_MS = 200; // behind a stop word, for input that is already on its way
-const LEFT = "input behind the stop word was not sent; --no-stop sends it";
+const UNSENT_MS = 200; // behind a stop word, for input that is already on its way
+const UNSENT = "input behind the stop word was not sent; --no-stop sends it";
+
+const PROBE_BOUNDS = {
+  count: { min: 1, max: 1_000_000 },
+  size: { min: 16, max: 65_507 },
+  intervalSeconds: { min: 0, max: 3_600, whole: false },
+};
 
 /** What a probe sends: so many messages of so many bytes, one an interval. */
 type ProbePlan = { count: number; size: number; intervalSeconds: number };
@@ -573,16 +669,26 @@ function toProbePlan(
     interval: string;
     "no-echo": boolean;
   },
+  args: string[],
 ): ProbePlan | undefined {
-  const size = toNumber(["size", flags.size], { min: 16, max: 65_507 });
-  const bounds = { min: 0, max: 3_600, whole: false };
-  const intervalSeconds = toNumber(["interval", flags.interval], bounds);
-  if (flags.count === undefined) return undefined;
-  const count = toNumber(["count", flags.count], { min: 1, max: 1_000_000 });
+  const size = toNumber("--size", flags.size, PROBE_BOUNDS.size);
+  const intervalSeconds = toNumber("--interval", flags.interval, PROBE_BOUNDS.intervalSeconds);
+  if (flags.count === undefined) {
+    const [option] = ["--size", "--interval"].filter((option) => isGiven(option, args));
+    if (option) throw new UsageError(`${option} is for numbered messages: it needs --count`);
+    return undefined;
+  }
+  const count = toNumber("--count", flags.count, PROBE_BOUNDS.count);
   const [word] = flags._;
   if (word !== undefined) throw new UsageError(`--count sends numbers, and not ${quote(word)}`);
   if (flags["no-echo"]) throw new UsageError("--count waits for echoes: without --no-echo");
   return { count, size, intervalSeconds };
+}
+
+/** Whether an option is among the arguments, by its name or by its letter, which is its first. */
+function isGiven(option: string, args: string[]): boolean {
+  const pattern = new RegExp(`^(${option}|-[A-Za-z]*${option[2]})(=|$)`);
+  return optionsOf(args).some((arg) => pattern.test(arg));
 }
 
 /** One echo of a probe, as `--json` prints it. */
@@ -620,22 +726,30 @@ function toMicroseconds(ms: number): number {
   return Math.round(ms * 1000) / 1000;
 }
 
-/** Prints an echo of a probe. */
-function printEcho(echo: ProbeEcho, server: string): void {
-  const time = echo.rtt_ms.toFixed(3);
-  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq} time=${time} ms`;
-  stdout.print(stdout.json ? toJson(echo) : line);
+/** Prints an event as JSON; the promise is that of {@linkcode Output.print}. */
+function printJson(
+  event: Record<string, unknown>,
+  { keep = false } = {},
+): Promise<void> | undefined {
+  return stdout.print(() => toJson(event), { keep, waits: true });
 }
 
-/** Prints what a probe found: its counts, which `text` says to people, and its round trips. */
+/** Prints an echo of a probe. */
+function printEcho(echo: ProbeEcho, server: string): Promise<void> | undefined {
+  if (stdout.json) return printJson(echo);
+  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq}`;
+  return stdout.print(() => `${line} time=${echo.rtt_ms.toFixed(3)} ms`, { waits: true });
+}
+
+/** Prints what a probe found: its counts, which `text` has for people, and its round trips. */
 function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
   const rtt = times.length > 0 && { rtt_ms: roundTrips(times) };
-  const event = { event: "summary", ...counts, ...rtt };
-  const lines = stdout.json ? [toJson(event)] : [text, ...formatRoundTrips(times)];
-  for (const line of lines) stdout.print(line, { ending: true });
+  if (stdout.json) return void printJson({ event: "summary", ...counts, ...rtt }, { keep: true });
+  const lines = counts.sent ? [text, ...formatRoundTrips(times)] : [];
+  for (const line of lines) stdout.print(() => line, { keep: true });
 }
 
-/** The lines that tell round trips in ms: their figures, then a bar for each step of them. */
+/** Round trips in ms as lines for people: their figures, then a histogram. */
 export function formatRoundTrips(times: number[]): string[] {
   if (times.length === 0) return [];
   const [min, avg, max, mdev, p50, p90, p99, jitter] = Object.values(roundTrips(times))
@@ -668,17 +782,17 @@ function histogram(times: number[]): string[] {
   return bars.slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
 }
 
-/** Says so if probes went out in longer intervals than was asked for. */
+/** Warns if messages went out at longer intervals than was asked for. */
 function checkInterval(seconds: number, sent: number, ms: number): void {
   const real = ms / 1000 / Math.max(sent - 1, 1);
   if (seconds === 0 || ms < 100 || real < 1.1 * seconds) return;
   warn(`the interval of ${seconds} s could not be kept: it was ${real.toPrecision(2)} s`);
 }
 
-/** Shows how a probe gets on, where its echoes are not printed; returns what ends that. */
+/** Shows the counts of a probe whose echoes are not printed, at a terminal; returns what ends that. */
 function startStatus(shown: boolean, status: () => string): () => Promise<void> {
   if (!shown || !Deno.stderr.isTerminal()) return () => Promise.resolve();
-  const draw = (text: string): void => stderr.print(`\r\x1b[K${text}`, { end: "" });
+  const draw = (text: string): void => void stderr.print(() => `\r\x1b[K${text}`, { end: "" });
   const ticker = setInterval(() => draw(status()), STATUS_MS);
   return async () => {
     clearInterval(ticker);
@@ -687,51 +801,32 @@ function startStatus(shown: boolean, status: () => string): () => Promise<void> 
   };
 }
 
-/** Waits for a time to come or something to happen, whichever is first. */
-class Waiter {
-  wake: () => void = () => {};
-
-  /** Until `time`, of performance.now(), or until `done` holds when it is woken. */
-  async until(time: number, done: () => boolean): Promise<void> {
-    while (!done() && performance.now() < time) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, Math.max(time - performance.now(), 0));
-      this.wake = resolve;
-      await promise;
-      clearTimeout(timer);
-    }
-  }
-}
-
 /** The prompt of a person who types; there is none for a pipe. */
 class Prompt {
-  #unanswered = false;
+  readonly #shown: boolean;
+  #isUnanswered = false;
 
-  constructor(readonly shown: boolean) {}
+  constructor(shown: boolean) {
+    this.#shown = shown;
+  }
 
   show(): void {
-    if (this.shown) stderr.print("> ", { end: "" });
-    this.#unanswered = this.shown;
+    if (this.#shown) stderr.print(() => "> ", { end: "" });
+    this.#isUnanswered = this.#shown;
   }
 
   answer(): void {
-    this.#unanswered = false;
+    this.#isUnanswered = false;
   }
 
-  /** Says something below a prompt that nobody answered. */
-  interrupt(say: () => void): void {
-    this.end();
-    say();
-  }
-
-  /** Ends the line of a prompt that nobody answered. */
+  /** Ends the line of a prompt that nobody answered: what comes next stands below it. */
   end(): void {
-    if (this.#unanswered) stderr.print("");
-    this.#unanswered = false;
+    if (this.#isUnanswered) stderr.print(() => "");
+    this.#isUnanswered = false;
   }
 }
 
-/** What is said: the arguments, a line each; or else what is typed or comes through a pipe. */
+/** The input: the arguments, a line each; or else what is typed or comes through a pipe. */
 function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> {
   async function* read(): AsyncGenerator<Uint8Array> {
     for (const word of words) yield encoder.encode(`${word}\n`);
@@ -748,20 +843,19 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
   return ReadableStream.from(read());
 }
 
-/** Writes to stdout what must not be lost: whoever reads it slowly is waited for. */
+/** Writes an echo to stdout, byte for byte; a slow reader is waited for. */
 async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await writeTo(Deno.stdout, bytes);
+    for (let rest = bytes; rest.length > 0;) rest = await writePiece(Deno.stdout, rest);
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
 }
 
-/** Writes text to a terminal, where line ends and tabs are safe; below what stderr tells there. */
+/** Writes text to a terminal, safe to see, below what stderr has there. */
 async function writeToTerminal(text: string): Promise<void> {
   if (Deno.stderr.isTerminal()) await stderr.flush();
-  const parts = text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part));
-  await writeOut(encoder.encode(parts.join("")));
+  await writeOut(encoder.encode(text.split(/\r?\n/).map(escape).join("\n")));
 }
 
 /** @throws UsageError for a message with bytes that a command line cannot hold */
@@ -771,20 +865,25 @@ function checkMessages(words: string[]): void {
   throw new UsageError(`${quote(broken)} has bytes that are no UTF-8: send them through a pipe`);
 }
 
-/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
-async function turn(): Promise<void> {
+/** Warns of two messages that look like the address and the port of a server, as `nc` takes them. */
+function warnOfAddress([host, port, ...others]: string[]): void {
+  if (!host || !/^\d{1,5}$/.test(port ?? "") || others.length > 0 || /\s/.test(host)) return;
+  const messages = `${quote(host)} and ${quote(port!)} are sent as two messages`;
+  warn(`${messages}; another server is --host ${escape(host)} --port ${port}`);
+}
+
+/** After a suspension timers fire before the sockets are read: gives the sockets their turn first. */
+async function letSocketsRead(): Promise<void> {
   for (let timers = 0; timers < 3; timers++) await sleep(1); // two were enough, measured
 }
 
-/** What `promise` gives; nothing after `ms`, once what came by then is read. */
-async function within<T>(
-  ms: number,
-  promise: Promise<T>,
-  readAll: () => Promise<void> = turn,
-): Promise<T | undefined> {
+/** What `promise` gives; undefined after `ms`, once what came by then is read. */
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
   const late = Promise.withResolvers<undefined>();
   let reading: Promise<void> | undefined;
-  const timer = setTimeout(() => reading = readAll().then(() => late.resolve(undefined)), ms);
+  const timer = setTimeout(() => {
+    reading = letSocketsRead().then(() => late.resolve(undefined));
+  }, ms);
   try {
     return await Promise.race([promise, late.promise]);
   } finally {
@@ -862,6 +961,20 @@ class LineAssembler {
       this.#text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
     }
     return this.#text.indexOf("\n", from);
+  }
+}
+
+/**
+ * Sends small messages at once: else one may wait 40 ms for the ACK of the one before it. Looks now
+ * and then whether the peer is still there: else one whose power failed is waited for for ever.
+ */
+function setSocketOptions(conn: Deno.TcpConn): void {
+  for (const set of [() => conn.setNoDelay(), () => conn.setKeepAlive()]) {
+    try {
+      set();
+    } catch {
+      continue; // the connection works without it
+    }
   }
 }
 

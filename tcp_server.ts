@@ -266,13 +266,7 @@ class Server {
   // ---- The beginning and the end of a connection ----
 
   #opened({ conn, peer }: Connection): void {
-    // Without this a small echo may wait 40 ms for the ACK of the one before it; without that a
-    // client whose power failed would keep its place for ever. Either may fail: nobody depends on it.
-    for (const setOption of [() => conn.setNoDelay(), () => conn.setKeepAlive()]) {
-      try {
-        setOption();
-      } catch { /* the connection works without it */ }
-    }
+    setSocketOptions(conn);
     if (!this.#options.quiet) this.#report({ event: "open", peer });
   }
 
@@ -718,6 +712,20 @@ class LineAssembler {
       this.#text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
     }
     return this.#text.indexOf("\n", from);
+  }
+}
+
+/**
+ * Sends small messages at once: else one may wait 40 ms for the ACK of the one before it. Looks now
+ * and then whether the peer is still there: else one whose power failed is waited for for ever.
+ */
+function setSocketOptions(conn: Deno.TcpConn): void {
+  for (const set of [() => conn.setNoDelay(), () => conn.setKeepAlive()]) {
+    try {
+      set();
+    } catch {
+      continue; // the connection works without it
+    }
   }
 }
 

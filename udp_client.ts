@@ -719,11 +719,17 @@ export function formatCounts({ sent, echoed, lost, ...odd }: ProbeCounts): strin
 
 // ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
 
-const STATUS_MS = 200; // between two drawings of the live status
+const STATUS_MS = 200; // between two updates of the status line
 const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
 const BAR_COLUMNS = 40; // of the longest bar of a histogram
-const LEFT_MS = 200; // behind a stop word, for input that is already on its way
-const LEFT = "input behind the stop word was not sent; --no-stop sends it";
+const UNSENT_MS = 200; // behind a stop word, for input that is already on its way
+const UNSENT = "input behind the stop word was not sent; --no-stop sends it";
+
+const PROBE_BOUNDS = {
+  count: { min: 1, max: 1_000_000 },
+  size: { min: 16, max: 65_507 },
+  intervalSeconds: { min: 0, max: 3_600, whole: false },
+};
 
 /** What a probe sends: so many messages of so many bytes, one an interval. */
 type ProbePlan = { count: number; size: number; intervalSeconds: number };
@@ -737,16 +743,26 @@ function toProbePlan(
     interval: string;
     "no-echo": boolean;
   },
+  args: string[],
 ): ProbePlan | undefined {
-  const size = toNumber(["size", flags.size], { min: 16, max: 65_507 });
-  const bounds = { min: 0, max: 3_600, whole: false };
-  const intervalSeconds = toNumber(["interval", flags.interval], bounds);
-  if (flags.count === undefined) return undefined;
-  const count = toNumber(["count", flags.count], { min: 1, max: 1_000_000 });
+  const size = toNumber("--size", flags.size, PROBE_BOUNDS.size);
+  const intervalSeconds = toNumber("--interval", flags.interval, PROBE_BOUNDS.intervalSeconds);
+  if (flags.count === undefined) {
+    const [option] = ["--size", "--interval"].filter((option) => isGiven(option, args));
+    if (option) throw new UsageError(`${option} is for numbered messages: it needs --count`);
+    return undefined;
+  }
+  const count = toNumber("--count", flags.count, PROBE_BOUNDS.count);
   const [word] = flags._;
   if (word !== undefined) throw new UsageError(`--count sends numbers, and not ${quote(word)}`);
   if (flags["no-echo"]) throw new UsageError("--count waits for echoes: without --no-echo");
   return { count, size, intervalSeconds };
+}
+
+/** Whether an option is among the arguments, by its name or by its letter, which is its first. */
+function isGiven(option: string, args: string[]): boolean {
+  const pattern = new RegExp(`^(${option}|-[A-Za-z]*${option[2]})(=|$)`);
+  return optionsOf(args).some((arg) => pattern.test(arg));
 }
 
 /** One echo of a probe, as `--json` prints it. */
@@ -784,22 +800,30 @@ function toMicroseconds(ms: number): number {
   return Math.round(ms * 1000) / 1000;
 }
 
-/** Prints an echo of a probe. */
-function printEcho(echo: ProbeEcho, server: string): void {
-  const time = echo.rtt_ms.toFixed(3);
-  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq} time=${time} ms`;
-  stdout.print(stdout.json ? toJson(echo) : line);
+/** Prints an event as JSON; the promise is that of {@linkcode Output.print}. */
+function printJson(
+  event: Record<string, unknown>,
+  { keep = false } = {},
+): Promise<void> | undefined {
+  return stdout.print(() => toJson(event), { keep, waits: true });
 }
 
-/** Prints what a probe found: its counts, which `text` says to people, and its round trips. */
+/** Prints an echo of a probe. */
+function printEcho(echo: ProbeEcho, server: string): Promise<void> | undefined {
+  if (stdout.json) return printJson(echo);
+  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq}`;
+  return stdout.print(() => `${line} time=${echo.rtt_ms.toFixed(3)} ms`, { waits: true });
+}
+
+/** Prints what a probe found: its counts, which `text` has for people, and its round trips. */
 function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
   const rtt = times.length > 0 && { rtt_ms: roundTrips(times) };
-  const event = { event: "summary", ...counts, ...rtt };
-  const lines = stdout.json ? [toJson(event)] : [text, ...formatRoundTrips(times)];
-  for (const line of lines) stdout.print(line, { ending: true });
+  if (stdout.json) return void printJson({ event: "summary", ...counts, ...rtt }, { keep: true });
+  const lines = counts.sent ? [text, ...formatRoundTrips(times)] : [];
+  for (const line of lines) stdout.print(() => line, { keep: true });
 }
 
-/** The lines that tell round trips in ms: their figures, then a bar for each step of them. */
+/** Round trips in ms as lines for people: their figures, then a histogram. */
 export function formatRoundTrips(times: number[]): string[] {
   if (times.length === 0) return [];
   const [min, avg, max, mdev, p50, p90, p99, jitter] = Object.values(roundTrips(times))
@@ -832,17 +856,17 @@ function histogram(times: number[]): string[] {
   return bars.slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
 }
 
-/** Says so if probes went out in longer intervals than was asked for. */
+/** Warns if messages went out at longer intervals than was asked for. */
 function checkInterval(seconds: number, sent: number, ms: number): void {
   const real = ms / 1000 / Math.max(sent - 1, 1);
   if (seconds === 0 || ms < 100 || real < 1.1 * seconds) return;
   warn(`the interval of ${seconds} s could not be kept: it was ${real.toPrecision(2)} s`);
 }
 
-/** Shows how a probe gets on, where its echoes are not printed; returns what ends that. */
+/** Shows the counts of a probe whose echoes are not printed, at a terminal; returns what ends that. */
 function startStatus(shown: boolean, status: () => string): () => Promise<void> {
   if (!shown || !Deno.stderr.isTerminal()) return () => Promise.resolve();
-  const draw = (text: string): void => stderr.print(`\r\x1b[K${text}`, { end: "" });
+  const draw = (text: string): void => void stderr.print(() => `\r\x1b[K${text}`, { end: "" });
   const ticker = setInterval(() => draw(status()), STATUS_MS);
   return async () => {
     clearInterval(ticker);
@@ -851,51 +875,32 @@ function startStatus(shown: boolean, status: () => string): () => Promise<void> 
   };
 }
 
-/** Waits for a time to come or something to happen, whichever is first. */
-class Waiter {
-  wake: () => void = () => {};
-
-  /** Until `time`, of performance.now(), or until `done` holds when it is woken. */
-  async until(time: number, done: () => boolean): Promise<void> {
-    while (!done() && performance.now() < time) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, Math.max(time - performance.now(), 0));
-      this.wake = resolve;
-      await promise;
-      clearTimeout(timer);
-    }
-  }
-}
-
 /** The prompt of a person who types; there is none for a pipe. */
 class Prompt {
-  #unanswered = false;
+  readonly #shown: boolean;
+  #isUnanswered = false;
 
-  constructor(readonly shown: boolean) {}
+  constructor(shown: boolean) {
+    this.#shown = shown;
+  }
 
   show(): void {
-    if (this.shown) stderr.print("> ", { end: "" });
-    this.#unanswered = this.shown;
+    if (this.#shown) stderr.print(() => "> ", { end: "" });
+    this.#isUnanswered = this.#shown;
   }
 
   answer(): void {
-    this.#unanswered = false;
+    this.#isUnanswered = false;
   }
 
-  /** Says something below a prompt that nobody answered. */
-  interrupt(say: () => void): void {
-    this.end();
-    say();
-  }
-
-  /** Ends the line of a prompt that nobody answered. */
+  /** Ends the line of a prompt that nobody answered: what comes next stands below it. */
   end(): void {
-    if (this.#unanswered) stderr.print("");
-    this.#unanswered = false;
+    if (this.#isUnanswered) stderr.print(() => "");
+    this.#isUnanswered = false;
   }
 }
 
-/** What is said: the arguments, a line each; or else what is typed or comes through a pipe. */
+/** The input: the arguments, a line each; or else what is typed or comes through a pipe. */
 function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> {
   async function* read(): AsyncGenerator<Uint8Array> {
     for (const word of words) yield encoder.encode(`${word}\n`);
@@ -912,20 +917,19 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
   return ReadableStream.from(read());
 }
 
-/** Writes to stdout what must not be lost: whoever reads it slowly is waited for. */
+/** Writes an echo to stdout, byte for byte; a slow reader is waited for. */
 async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await writeTo(Deno.stdout, bytes);
+    for (let rest = bytes; rest.length > 0;) rest = await writePiece(Deno.stdout, rest);
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
 }
 
-/** Writes text to a terminal, where line ends and tabs are safe; below what stderr tells there. */
+/** Writes text to a terminal, safe to see, below what stderr has there. */
 async function writeToTerminal(text: string): Promise<void> {
   if (Deno.stderr.isTerminal()) await stderr.flush();
-  const parts = text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part));
-  await writeOut(encoder.encode(parts.join("")));
+  await writeOut(encoder.encode(text.split(/\r?\n/).map(escape).join("\n")));
 }
 
 /** @throws UsageError for a message with bytes that a command line cannot hold */
@@ -935,20 +939,25 @@ function checkMessages(words: string[]): void {
   throw new UsageError(`${quote(broken)} has bytes that are no UTF-8: send them through a pipe`);
 }
 
-/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
-async function turn(): Promise<void> {
+/** Warns of two messages that look like the address and the port of a server, as `nc` takes them. */
+function warnOfAddress([host, port, ...others]: string[]): void {
+  if (!host || !/^\d{1,5}$/.test(port ?? "") || others.length > 0 || /\s/.test(host)) return;
+  const messages = `${quote(host)} and ${quote(port!)} are sent as two messages`;
+  warn(`${messages}; another server is --host ${escape(host)} --port ${port}`);
+}
+
+/** After a suspension timers fire before the sockets are read: gives the sockets their turn first. */
+async function letSocketsRead(): Promise<void> {
   for (let timers = 0; timers < 3; timers++) await sleep(1); // two were enough, measured
 }
 
-/** What `promise` gives; nothing after `ms`, once what came by then is read. */
-async function within<T>(
-  ms: number,
-  promise: Promise<T>,
-  readAll: () => Promise<void> = turn,
-): Promise<T | undefined> {
+/** What `promise` gives; undefined after `ms`, once what came by then is read. */
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
   const late = Promise.withResolvers<undefined>();
   let reading: Promise<void> | undefined;
-  const timer = setTimeout(() => reading = readAll().then(() => late.resolve(undefined)), ms);
+  const timer = setTimeout(() => {
+    reading = letSocketsRead().then(() => late.resolve(undefined));
+  }, ms);
   try {
     return await Promise.race([promise, late.promise]);
   } finally {
