@@ -310,15 +310,16 @@ class Server {
   }
 
   /** Reports an event; the promise is that of `onEvent`, if it returns one. */
-  #report(event: ServerEvent): Promise<void> | undefined {
+  #report(event: ServerEvent): Promise<unknown> | undefined {
     const { onEvent } = this.#options;
     return onEvent && this.#callBack(() => onEvent(event));
   }
 
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
-  #callBack(callback: () => void | Promise<void>): Promise<void> | undefined {
+  #callBack(callback: () => unknown): Promise<unknown> | undefined {
     try {
-      return callback()?.catch((error) => this.#abort(error));
+      const result = callback();
+      if (result instanceof Promise) return result.catch((error) => this.#abort(error));
     } catch (error) {
       this.#abort(error);
     }
@@ -401,7 +402,7 @@ class Connection {
   isWriting = false;
   isClosed = false;
   silentSweeps = 0; // in which it was waited for and no byte moved
-  printing: Promise<void> | undefined; // while its lines wait for room in the output
+  printing: Promise<unknown> | undefined; // while its lines wait for room in the output
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
   overdueSweeps = 0; // since then
@@ -477,7 +478,7 @@ export type ServeOptions = {
    * Called at each event. A promise is waited for before the server reads on from that connection.
    * What it throws ends the server.
    */
-  onEvent?: ((event: ServerEvent) => void | Promise<void>) | undefined;
+  onEvent?: ((event: ServerEvent) => unknown) | undefined;
   /** Called at each socket call. What it throws ends the server. */
   onTrace?: ((call: TraceCall) => void) | undefined;
 };
@@ -668,25 +669,26 @@ class LineAssembler {
       [this.#chunk, this.#text] = [NO_BYTES, ""];
       return undefined;
     }
-    const isEndOnly = this.#endMayFollow && !this.isUnended;
+    if (this.#last === 0x0d) this.#bytes--; // of CRLF
     const { start, bytes } = this.#take();
+    const isEndOnly = bytes === 0 && this.#endMayFollow;
     this.#endMayFollow = false;
     return isEndOnly ? this.next(chunk, end + 1) : { start, bytes, end: end + 1 };
   }
 
-  /** Whether there is a sentence so far; a CR alone may be half of a line end. */
+  /** Whether there is a part of a line so far. */
   get isUnended(): boolean {
-    return this.#bytes > 1 || this.#bytes === 1 && this.#last !== 0x0d;
+    return this.#bytes > 0;
   }
 
-  /** The sentence so far, which silence ended, or the end of the stream: no line end did. */
+  /** The line so far as a sentence: silence ended it, or the end of the stream. */
   takeUnended(): Sentence {
     this.#endMayFollow = true;
     return this.#take();
   }
 
   #take(): Sentence {
-    const bytes = this.#last === 0x0d ? this.#bytes - 1 : this.#bytes; // without the CR of CRLF
+    const bytes = this.#bytes;
     const start = bytes < this.#start.length ? this.#start.subarray(0, bytes) : this.#start;
     this.#start = NO_BYTES;
     this.#last = this.#bytes = 0;
@@ -747,6 +749,7 @@ const GATHER_MS = 10; // between two writes to stdout: many lines for the price 
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const REPORT_LOST_MS = 500; // for the report of lines that are lost at the end
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -960,7 +963,7 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<Ui
 /** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
-  failed = false; // as the disk is full, or the terminal is gone, or nobody reads
+  failed = false; // as the disk is full, or the terminal is gone
   readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
@@ -1063,7 +1066,7 @@ class Output {
     }
     const text = decoder.decode(this.#unwritten) + this.#waiting;
     const lost = this.#dropped + text.split("\n").length - 1;
-    this.failed = this.#isClosed = true;
+    this.#isClosed = true;
     stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
 }
@@ -1123,7 +1126,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     code = reportError(error);
   }
   await Promise.all([stdout.flush(), stderr.flush()]);
-  await stderr.flush(); // what was not read of stdout
+  await Promise.race([stderr.flush(), sleep(REPORT_LOST_MS)]);
   Deno.exit(code);
 }
 

@@ -1016,6 +1016,7 @@ const GATHER_MS = 10; // between two writes to stdout: many lines for the price 
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const REPORT_LOST_MS = 500; // for the report of lines that are lost at the end
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -1229,7 +1230,7 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<Ui
 /** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
-  failed = false; // as the disk is full, or the terminal is gone, or nobody reads
+  failed = false; // as the disk is full, or the terminal is gone
   readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
@@ -1332,7 +1333,7 @@ class Output {
     }
     const text = decoder.decode(this.#unwritten) + this.#waiting;
     const lost = this.#dropped + text.split("\n").length - 1;
-    this.failed = this.#isClosed = true;
+    this.#isClosed = true;
     stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
 }
@@ -1392,7 +1393,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     code = reportError(error);
   }
   await Promise.all([stdout.flush(), stderr.flush()]);
-  await stderr.flush(); // what was not read of stdout
+  await Promise.race([stderr.flush(), sleep(REPORT_LOST_MS)]);
   Deno.exit(code);
 }
 
