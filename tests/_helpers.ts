@@ -269,10 +269,40 @@ export class Output {
 
 // ---- Peers ----
 
-/** A port where nobody listens. */
+/**
+ * A test file has 100 ports of its own, whatever runs beside it: nobody else is given one by the
+ * system, as they lie below the ephemeral range, and no other test file takes them, as this one
+ * listens on the first for as long as it runs.
+ */
+const OWN_PORTS = { from: 20_000, to: 32_000, each: 100 };
+const ownPorts = claimPorts();
+let portsGiven = 0;
+
+function claimPorts(): Deno.TcpListener {
+  const { from, to, each } = OWN_PORTS;
+  for (let port = from; port < to; port += each) {
+    try {
+      return Deno.listen({ hostname: "127.0.0.1", port });
+    } catch {
+      // They are another file's.
+    }
+  }
+  throw new Error(`no ports for this file from ${from} to ${to}`);
+}
+
+/** A port where nobody listens, over TCP and UDP, and none but its caller will. */
 export function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
+  for (let tries = 1; tries < OWN_PORTS.each; tries++) {
+    const port = ownPorts.addr.port + 1 + portsGiven++ % (OWN_PORTS.each - 1);
+    try {
+      Deno.listen({ hostname: "0.0.0.0", port }).close();
+      Deno.listenDatagram({ transport: "udp", hostname: "0.0.0.0", port }).close();
+      return port;
+    } catch {
+      // A server has it still.
+    }
+  }
+  throw new Error("none of this file's ports is free");
 }
 
 /** A TCP server that treats its first client as `talk` says, and then closes. */

@@ -37,8 +37,9 @@ async function flood(port: number): Promise<void> {
 }
 
 Deno.test("--once ends after the first connection, exit 0", LIMIT, async () => {
-  await using server = spawn("tcp_server.ts", ["--port", "0", "--once"]);
-  const port = await server.port();
+  const port = freePort();
+  await using server = spawn("tcp_server.ts", ["--port", `${port}`, "--once"]);
+  await server.port();
   using conn = await Deno.connect({ port });
   assertEquals(await exchange(conn, "hello\n"), "hello\n");
   assert(await refuses(port), "it takes a second client");
@@ -130,8 +131,9 @@ Deno.test("a signal ends it in order: all is echoed, totals, exit 0", LIMIT, asy
     await t.step({
       ...unless(NO_SIGNALS, signal),
       fn: async () => {
-        await using server = spawn("tcp_server.ts", ["--port", "0"]);
-        const port = await server.port();
+        const port = freePort();
+        await using server = spawn("tcp_server.ts", ["--port", `${port}`]);
+        await server.port();
         using silent = await Deno.connect({ port });
         using talker = await Deno.connect({ port });
         assertEquals(await exchange(talker, "hello\n"), "hello\n");

@@ -22,6 +22,7 @@ import {
   decode,
   encode,
   fileUrl,
+  freePort,
   lastLine,
   LIMIT,
   LINUX,
@@ -77,10 +78,9 @@ Deno.test({
 });
 
 Deno.test("serve() is a fixture: at the end of its scope the port is free", LIMIT, async () => {
-  let port: number;
+  const port = freePort();
   {
-    await using server = serve({ port: 0 });
-    port = server.addr.port;
+    await using _server = serve({ port });
     await using peer = new UdpPeer();
     assertEquals(decode(await peer.ask("hello", port)), "hello");
   }
