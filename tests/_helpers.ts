@@ -270,39 +270,58 @@ export class Output {
 // ---- Peers ----
 
 /**
- * A test file has 100 ports of its own, whatever runs beside it: nobody else is given one by the
- * system, as they lie below the ephemeral range, and no other test file takes them, as this one
- * listens on the first for as long as it runs.
+ * A test file has 100 ports of its own, whatever runs beside it: the system gives them to nobody, as
+ * they lie below the ephemeral range, and no other test file takes them, as this one listens on the
+ * first of them for as long as it runs.
  */
-const OWN_PORTS = { from: 20_000, to: 32_000, each: 100 };
+const OWN_PORTS = { from: 20_000, blocks: 120, each: 100 };
 const ownPorts = claimPorts();
 let portsGiven = 0;
 
 function claimPorts(): Deno.TcpListener {
-  const { from, to, each } = OWN_PORTS;
-  for (let port = from; port < to; port += each) {
+  const { from, blocks, each } = OWN_PORTS;
+  const first = Math.floor(Math.random() * blocks); // not those of a run just before
+  for (let i = 0; i < blocks; i++) {
     try {
-      return Deno.listen({ hostname: "127.0.0.1", port });
+      return Deno.listen({ hostname: "127.0.0.1", port: from + (first + i) % blocks * each });
     } catch {
       // They are another file's.
     }
   }
-  throw new Error(`no ports for this file from ${from} to ${to}`);
+  throw new Error("all blocks of ports are taken");
 }
 
-/** A port where nobody listens, over TCP and UDP, and none but its caller will. */
+/** A port that nobody has, over TCP and UDP, and that nobody but the caller will have. */
 export function freePort(): number {
   for (let tries = 1; tries < OWN_PORTS.each; tries++) {
     const port = ownPorts.addr.port + 1 + portsGiven++ % (OWN_PORTS.each - 1);
-    try {
-      Deno.listen({ hostname: "0.0.0.0", port }).close();
-      Deno.listenDatagram({ transport: "udp", hostname: "0.0.0.0", port }).close();
-      return port;
-    } catch {
-      // A server has it still.
-    }
+    if (isFree(port)) return port;
   }
   throw new Error("none of this file's ports is free");
+}
+
+function isFree(port: number): boolean {
+  if (LINUX) { // where it may be in TIME-WAIT, which keeps a program off that does not set SO_REUSEADDR
+    const local = new RegExp(`^ *\\d+: \\w+:${port.toString(16).padStart(4, "0")} `, "im");
+    return ["tcp", "tcp6", "udp", "udp6"].every((name) =>
+      !local.test(readText(`/proc/net/${name}`))
+    );
+  }
+  try {
+    Deno.listen({ hostname: "0.0.0.0", port }).close();
+    Deno.listenDatagram({ transport: "udp", hostname: "0.0.0.0", port }).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function readText(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return ""; // a system without IPv6
+  }
 }
 
 /** A TCP server that treats its first client as `talk` says, and then closes. */

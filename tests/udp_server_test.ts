@@ -686,8 +686,9 @@ Deno.test("a signal ends it in order: totals, exit 0", LIMIT, async (t) => {
     await t.step({
       ...unless(NO_SIGNALS, signal),
       fn: async () => {
-        await using server = spawn("udp_server.ts", ["--port", "0"]);
-        const port = await server.port();
+        const port = freePort();
+        await using server = spawn("udp_server.ts", ["--port", `${port}`]);
+        await server.port();
         await using one = new UdpPeer();
         await using other = new UdpPeer();
         for (const peer of [one, other, one]) await peer.ask("hello\n", port);
