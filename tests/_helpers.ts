@@ -45,6 +45,16 @@ export function decode(bytes: Uint8Array): string {
   return decoder.decode(bytes);
 }
 
+/** What a script does without options, out of its source. That all agree is in `defaults_test.ts`. */
+export const DEFAULTS: { hostname: string; port: number } = readDefaults();
+
+function readDefaults(): { hostname: string; port: number } {
+  const source = Deno.readTextFileSync(fileUrl("tcp_server.ts"));
+  const value = (name: string): string =>
+    new RegExp(`^const ${name} = "?(.*?)"?;`, "m").exec(source)![1]!;
+  return { hostname: value("HOSTNAME"), port: Number(value("PORT").replace("_", "")) };
+}
+
 export const LINUX = Deno.build.os === "linux";
 export const WINDOWS = Deno.build.os === "windows";
 /** False where there are signals, or why there are none. */
@@ -127,9 +137,9 @@ export async function runScript(
 function leastNet(script: string, args: string[]): string {
   const value = (name: string): string | undefined =>
     args.find((_, i) => [`--${name}`, `-${name === "host" ? "H" : "p"}`].includes(args[i - 1]!));
-  const name = value("host") ?? "127.0.0.1";
+  const name = value("host") ?? DEFAULTS.hostname;
   const host = name.includes(":") ? `[${name}]` : name;
-  const address = `${host}:${value("port") ?? 12_000}`;
+  const address = `${host}:${value("port") ?? DEFAULTS.port}`;
   if (script.startsWith("udp_server")) return host;
   return script.startsWith("udp_client") ? `${host}:0,${address}` : address;
 }

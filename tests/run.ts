@@ -24,16 +24,24 @@ async function run(args: string[]): Promise<number> {
   const name = `echo-test-${crypto.randomUUID().slice(0, 8)}`;
   const folder = await Deno.makeTempDir({ prefix: `${name}-` });
   const seed = Deno.env.get("SEED") ?? `${crypto.getRandomValues(new Uint32Array(1))[0]}`;
-  const loud = args.some((arg) => arg.startsWith("--reporter"));
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["test", "--allow-all", "--parallel", ...args, ...(args.some(isPath) ? [] : ["tests/"])],
-    env: { ECHO_TEST_RUN: name, SEED: seed, TMPDIR: folder, TMP: folder, TEMP: folder },
-    stdin: "null",
-    stdout: loud ? "inherit" : "piped",
-    stderr: loud ? "inherit" : "piped",
-  }).spawn();
-  using _ = forwardSignals(child);
+  const env = { ECHO_TEST_RUN: name, SEED: seed, TMPDIR: folder, TMP: folder, TEMP: folder };
   try {
+    if (args.length === 0 && !await haveSameDefaults(env)) return 1;
+    const loud = args.some((arg) => arg.startsWith("--reporter"));
+    const child = new Deno.Command(Deno.execPath(), {
+      args: [
+        "test",
+        "--allow-all",
+        "--parallel",
+        ...args,
+        ...(args.some(isPath) ? [] : ["tests/"]),
+      ],
+      env,
+      stdin: "null",
+      stdout: loud ? "inherit" : "piped",
+      stderr: loud ? "inherit" : "piped",
+    }).spawn();
+    using _ = forwardSignals(child);
     if (!loud) await Promise.all([showResults(child.stdout, seed), showErrors(child.stderr)]);
     return (await child.status).code;
   } finally {
@@ -41,6 +49,16 @@ async function run(args: string[]): Promise<number> {
     deleteNetworks(name);
     await Deno.remove(folder, { recursive: true }).catch((error) => console.error(error.message));
   }
+}
+
+/** Where the defaults differ, the other tests would wait for what never comes, and not say why. */
+async function haveSameDefaults(env: Record<string, string>): Promise<boolean> {
+  const args = ["test", "--allow-all", "--quiet", "tests/defaults_test.ts"];
+  const { success, stdout } = await new Deno.Command(Deno.execPath(), { args, env }).output();
+  if (success) return true;
+  print(new TextDecoder().decode(stdout).trim());
+  console.log("No other test was run.");
+  return false;
 }
 
 /** Whether an argument is a file or a folder, and not an option or its value. */

@@ -8,6 +8,7 @@ import { assert, assertEquals, assertGreater, assertLess, assertMatch } from "@s
 import {
   assertSameBytes,
   decode,
+  DEFAULTS,
   encode,
   exchange,
   freePort,
@@ -526,8 +527,8 @@ Deno.test("an accept that fails is no end", LIMIT, async (t) => {
 
 const TALK = `
 import socket, sys
-address, count = sys.argv[1:]
-socks = [socket.create_connection((address, 12000)) for _ in range(int(count))]
+address, port, count = sys.argv[1:]
+socks = [socket.create_connection((address, port)) for _ in range(int(count))]
 for sock in socks:
     sock.sendall(b"hello")
     print(sock.recv(5).decode(), flush=True)
@@ -551,9 +552,9 @@ Deno.test({
     const args = ["--host", "10.77.0.1", "--max-connections", "3", "--json"];
     await using server = spawn("tcp_server.ts", args, { via: near.via });
     await server.stdout.until('"listening"');
-    await using clients = python(TALK, ["10.77.0.1", 3], { via: far.via });
+    await using clients = python(TALK, ["10.77.0.1", DEFAULTS.port, 3], { via: far.via });
     for (let i = 0; i < 3; i++) assertEquals(await clients.nextLine(), "hello");
-    await using waiting = python(TALK, ["10.77.0.1", 1], { via: near.via });
+    await using waiting = python(TALK, ["10.77.0.1", DEFAULTS.port, 1], { via: near.via });
     far.run("ip link set far down"); // nothing leaves there: no FIN, no reset
     assertEquals(await waiting.nextLine(), "hello");
     assertEquals((await server.stdout.until('"reason":"reset"')).match(/"close"/g)?.length, 1);
