@@ -23,6 +23,21 @@ export const PTY: string[] = [
   "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))",
 ];
 
+/** The same for stdout alone: the others are what they are. */
+export const PTY_STDOUT: string[] = [
+  "python3",
+  "-c",
+  `
+import os, subprocess, sys
+master, slave = os.openpty()
+child = subprocess.Popen(sys.argv[1:], stdout=slave)
+os.close(slave)
+try:
+    while data := os.read(master, 65536): os.write(1, data)
+except OSError: pass # Linux: the other end is closed
+sys.exit(child.wait())`,
+];
+
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 const latin1 = new TextDecoder("latin1"); // one character a byte: an index in one is one in both
