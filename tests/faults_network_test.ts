@@ -20,6 +20,7 @@ import {
 } from "./_faults.ts";
 import {
   decode,
+  DEFAULTS,
   exchange,
   freePort,
   type Program,
@@ -220,9 +221,9 @@ test("addresses of one link: fe80::2%veth0", NEEDS.namespace, async (t) => {
     for (const side of ["server", "client"] as const) {
       await t.step(`${pair}_${side}.ts says which permission it lacks`, async () => {
         const exact = side === "client"
-          ? ofClient(12_000)
+          ? ofClient(DEFAULTS.port)
           : pair === "tcp"
-          ? ofServer(12_000)
+          ? ofServer(DEFAULTS.port)
           : "[fe80::2]";
         const script = `${pair}_${side}.ts`;
         const { via } = side === "server" ? link.far : link.near;

@@ -8,6 +8,7 @@ import { assert, assertEquals, assertGreater, assertLess, assertMatch } from "@s
 import {
   assertSameBytes,
   decode,
+  DEFAULTS,
   encode,
   exchange,
   freePort,
@@ -37,8 +38,9 @@ async function flood(port: number): Promise<void> {
 }
 
 Deno.test("--once ends after the first connection, exit 0", LIMIT, async () => {
-  await using server = spawn("tcp_server.ts", ["--port", "0", "--once"]);
-  const port = await server.port();
+  const port = freePort();
+  await using server = spawn("tcp_server.ts", ["--port", `${port}`, "--once"]);
+  await server.port();
   using conn = await Deno.connect({ port });
   assertEquals(await exchange(conn, "hello\n"), "hello\n");
   assert(await refuses(port), "it takes a second client");
@@ -130,8 +132,9 @@ Deno.test("a signal ends it in order: all is echoed, totals, exit 0", LIMIT, asy
     await t.step({
       ...unless(NO_SIGNALS, signal),
       fn: async () => {
-        await using server = spawn("tcp_server.ts", ["--port", "0"]);
-        const port = await server.port();
+        const port = freePort();
+        await using server = spawn("tcp_server.ts", ["--port", `${port}`]);
+        await server.port();
         using silent = await Deno.connect({ port });
         using talker = await Deno.connect({ port });
         assertEquals(await exchange(talker, "hello\n"), "hello\n");
@@ -524,8 +527,8 @@ Deno.test("an accept that fails is no end", LIMIT, async (t) => {
 
 const TALK = `
 import socket, sys
-address, count = sys.argv[1:]
-socks = [socket.create_connection((address, 12000)) for _ in range(int(count))]
+address, port, count = sys.argv[1:]
+socks = [socket.create_connection((address, port)) for _ in range(int(count))]
 for sock in socks:
     sock.sendall(b"hello")
     print(sock.recv(5).decode(), flush=True)
@@ -549,9 +552,9 @@ Deno.test({
     const args = ["--host", "10.77.0.1", "--max-connections", "3", "--json"];
     await using server = spawn("tcp_server.ts", args, { via: near.via });
     await server.stdout.until('"listening"');
-    await using clients = python(TALK, ["10.77.0.1", 3], { via: far.via });
+    await using clients = python(TALK, ["10.77.0.1", DEFAULTS.port, 3], { via: far.via });
     for (let i = 0; i < 3; i++) assertEquals(await clients.nextLine(), "hello");
-    await using waiting = python(TALK, ["10.77.0.1", 1], { via: near.via });
+    await using waiting = python(TALK, ["10.77.0.1", DEFAULTS.port, 1], { via: near.via });
     far.run("ip link set far down"); // nothing leaves there: no FIN, no reset
     assertEquals(await waiting.nextLine(), "hello");
     assertEquals((await server.stdout.until('"reason":"reset"')).match(/"close"/g)?.length, 1);

@@ -21,6 +21,7 @@ import {
   encode,
   exchange,
   fileUrl,
+  freePort,
   hasIpv6,
   join,
   LIMIT,
@@ -60,10 +61,9 @@ Deno.test("the first line tells the real address", LIMIT, async (t) => {
 });
 
 Deno.test("serve() is a fixture: at the end of its scope nothing listens", LIMIT, async () => {
-  let port: number;
+  const port = freePort();
   {
-    await using server = serve({ port: 0 });
-    port = server.addr.port;
+    await using _server = serve({ port });
     using conn = await Deno.connect({ port });
     assertEquals(await exchange(conn, "hello"), "hello");
   }
@@ -84,8 +84,9 @@ Deno.test("an abort signal shuts the server down", LIMIT, async (t) => {
   });
 
   await t.step("before the start", async () => {
-    await using server = start({ signal: AbortSignal.abort() });
-    assert(await refuses(server.port), "it still listens");
+    const port = freePort();
+    await using _server = start({ port, signal: AbortSignal.abort() });
+    assert(await refuses(port), "it still listens");
   });
 });
 
