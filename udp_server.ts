@@ -526,7 +526,7 @@ export async function main(args: string[]): Promise<number> {
   const delayMs = toNumber(["delay", flags.delay], { min: 0, max: 60_000, whole: false });
   const random = `${Math.floor(Math.random() * 2 ** 32)}`;
   const seed = toNumber(["seed", flags.seed ?? random], { min: 0, max: 4_294_967_295 });
-  const hostname = await resolve(name);
+  const [hostname] = await resolve(name);
   requireNet(toPermission(hostname)); // without a port: replies go to any
   if (flags.seed === undefined && drop + duplicate + delayMs > 0) {
     warn(`to repeat these faults: --seed ${seed}`);
@@ -620,13 +620,14 @@ function secondsSince(startedAt: number): number {
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
 const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
 
-/** The address of a host; a name asks for permission to look it up. @throws Error */
-async function resolve(host: string): Promise<string> {
-  if (/^[\d.]+$|:/.test(host)) return toCanonical(host);
+/** The addresses of a host; a name asks for permission to look it up. @throws Error */
+async function resolve(host: string): Promise<string[]> {
+  if (/^[\d.]+$|:/.test(host)) return [toCanonical(host)];
   requireNet(host);
   const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
   try {
-    return (await lookup(host)).address;
+    const found = await lookup(host, { all: true });
+    return [...new Set(found.map(({ address }) => address))];
   } catch (cause) {
     throw cannot(`find the address of ${quote(host)}`, cause);
   }

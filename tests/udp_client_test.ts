@@ -14,7 +14,7 @@ import {
   assertMatch,
   assertRejects,
 } from "@std/assert";
-import { converse, NoAnswerError, request, RetransmissionTimer, type Rung } from "../udp_client.ts";
+import { converse, NoAnswerError, request, RetransmissionTimer, type TraceCall } from "../udp_client.ts";
 import { serve } from "../udp_server.ts";
 import {
   type Bytes,
@@ -305,9 +305,9 @@ Deno.test("request: late and repeated echoes are told from those of now", LIMIT,
 });
 
 Deno.test("between requests replies are counted too, and traced truly", LIMIT, async () => {
-  const rungs: Rung[] = [];
+  const rungs: TraceCall[] = [];
   let came = Promise.withResolvers<void>();
-  function onTrace(rung: Rung): void {
+  function onTrace(rung: TraceCall): void {
     if (!rung.call.startsWith("receive()")) return;
     rungs.push(rung);
     came.resolve();
