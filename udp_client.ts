@@ -270,8 +270,8 @@ async function sendUntilEchoed(
 ): Promise<{ tries: number; ms: number }> {
   const { retries = RETRIES, echo = true, onRetry, echoed } = options;
   const { timer } = socket;
-  const tally: Tally = { startedAt: performance.now(), tries: 0, sent: 0, refused: 0 };
   const { unmatched } = socket.ignored;
+  const tally: Tally = { startedAt: performance.now(), unmatched, tries: 0, sent: 0, refused: 0 };
   let sentAt = NaN; // ms
   let isSending = false;
   async function send(): Promise<void> {
@@ -300,11 +300,9 @@ async function sendUntilEchoed(
       return { tries: tally.tries, ms: now - sentAt };
     }
     timer.backOff();
-    const { failure } = tally;
-    const what = failure ? (failure as Error).message : `no answer from ${socket.server} yet`;
-    if (tally.tries <= retries) onRetry?.(`${what}; trying again`);
+    if (tally.tries <= retries) onRetry?.(`${soFar(socket, tally)}; trying again`);
   }
-  throw noAnswer(socket, tally, socket.ignored.unmatched - unmatched);
+  throw noAnswer(socket, tally);
 }
 
 const MAX_IPV4_BYTES = 65_507; // of a datagram: 65,535 less the IP and UDP headers
@@ -377,12 +375,26 @@ export class NoAnswerError extends Error {
   }
 }
 
-/** What became of the tries of a datagram; the failure is that of the last send that was refused. */
-type Tally = { startedAt: number; tries: number; sent: number; refused: number; failure?: unknown };
+/** What became of the tries of a datagram. */
+type Tally = {
+  startedAt: number; // ms
+  unmatched: number; // answers before it that matched nothing
+  tries: number;
+  sent: number; // of the tries
+  refused: number; // of the tries, by the system
+  failure?: unknown; // of the last send that was refused
+};
+
+/** What is known of a datagram while its echo does not come. */
+function soFar({ server, ignored }: EchoSocket, { unmatched, failure }: Tally): string {
+  if (failure) return (failure as Error).message;
+  return `no ${ignored.unmatched > unmatched ? "echo" : "answer"} from ${server} yet`;
+}
 
 /** What is known of a datagram whose echo did not come, though other answers may have. */
-function noAnswer(socket: EchoSocket, tally: Tally, others: number): NoAnswerError {
+function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
   const { startedAt, tries, sent, refused, failure } = tally;
+  const others = socket.ignored.unmatched - tally.unmatched;
   const cause = failure as Error | undefined;
   if (cause && refused === tries) {
     return new NoAnswerError(cause.message, { isRefused: true, cause });
@@ -636,7 +648,7 @@ class Waiter {
     while (!this.#failure && !isDone() && performance.now() < time()) {
       const { promise, resolve } = Promise.withResolvers<void>();
       this.#wake = resolve;
-      const timer = setTimeout(resolve, time() - performance.now());
+      const timer = setTimeout(resolve, Math.max(time() - performance.now(), 0));
       await promise;
       clearTimeout(timer);
     }
@@ -658,7 +670,7 @@ export class ProbeBook {
   failure: unknown;
   readonly #size: number;
   readonly #timeoutSeconds: number | undefined;
-  readonly #runId = Math.floor(Math.random() * CHECKS);
+  readonly #runId = hex(Math.floor(Math.random() * 2 ** 28), 7);
   readonly #sentAt = new Map<number, number>(); // ms, of each probe that did not come back whole
   readonly #damaged = new Set<number>(); // of these, that came back damaged
   readonly #extras = { duplicated: 0, reordered: 0, corrupt: 0 };
@@ -675,20 +687,14 @@ export class ProbeBook {
 
   /** A probe's payload, unlike any other, and one line for a server that prints it. */
   #payload(seq: number): Uint8Array {
-    return encoder.encode(`${this.#header(seq).padEnd(this.#size - 1, ".")}\n`);
+    return encoder.encode(`${(this.#runId + toChecked(seq)).padEnd(this.#size - 1, ".")}\n`);
   }
 
-  /** The number of a probe behind a check of it: one of the two alone cannot be damaged unseen. */
-  #header(seq: number): string {
-    const check = (this.#runId + seq * CHECK_FACTOR) % CHECKS;
-    return check.toString(16).padStart(7, "0") + seq.toString(16).padStart(8, "0");
-  }
-
-  /** The number in what came back; 0 where it is damaged, or is not of this run. */
+  /** The number in what came back; 0 where it does not fit its check, or was not sent. */
   #numberIn(bytes: Uint8Array): number {
-    const header = decoder.decode(bytes.subarray(0, 15));
-    const seq = parseInt(header.slice(7), 16);
-    return seq >= 1 && seq <= this.#sent && header === this.#header(seq) ? seq : 0;
+    const text = decoder.decode(bytes.subarray(7, 15));
+    const seq = parseInt(text, 16);
+    return seq >= 1 && seq <= this.#sent && text === toChecked(seq) ? seq : 0;
   }
 
   /** Sends a probe. One that cannot be sent is lost, as on its way. */
@@ -751,8 +757,15 @@ export class ProbeBook {
   }
 }
 
-const CHECKS = 2 ** 28; // seven hexadecimal digits
-const CHECK_FACTOR = 40_503; // odd, so that no two numbers have one check
+/** The number of a probe, and its remainder by a prime, in letters: damage makes them differ. */
+function toChecked(seq: number): string {
+  return hex(seq, 5) +
+    hex(seq % 4_093, 3).replace(/./g, (digit) => "ghijklmnopqrstuv"[parseInt(digit, 16)]!);
+}
+
+function hex(number: number, digits: number): string {
+  return number.toString(16).padStart(digits, "0");
+}
 
 /** An address without a transport. */
 type Address = { hostname: string; port: number };

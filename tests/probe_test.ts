@@ -219,7 +219,7 @@ Deno.test("loss, repetition, overtaking and corruption are told apart", LIMIT, a
     }, [5, 5, 0, 10, 0, 0]],
     ["the second is overtaken", overtake(2), [5, 5, 0, 0, 1, 0]],
     ["a bit of the second's filling is turned", change(2, 40), [5, 4, 0, 0, 0, 1]],
-    ["a bit of its number, so that it is nobody's", change(2, 7), [5, 4, 1, 0, 0, 1]],
+    ["a bit of its number, so that it is nobody's", change(2, 7), [5, 4, 0, 0, 0, 1]],
     ["a bit of its run: it is another's", change(2, 0), [5, 4, 0, 0, 0, 1]],
     [
       "the second is cut short",
@@ -342,6 +342,7 @@ Deno.test(
   async () => {
     // As a macOS would have it: 9,216 bytes at most.
     const code = `
+    Object.defineProperty(Deno, "build", { value: { ...Deno.build, os: "darwin" } });
     const real = Deno.listenDatagram;
     Deno.listenDatagram = (options) => {
       const socket = real(options);

@@ -14,7 +14,13 @@ import {
   assertMatch,
   assertRejects,
 } from "@std/assert";
-import { converse, NoAnswerError, request, RetransmissionTimer, type TraceCall } from "../udp_client.ts";
+import {
+  converse,
+  NoAnswerError,
+  request,
+  RetransmissionTimer,
+  type TraceCall,
+} from "../udp_client.ts";
 import { serve } from "../udp_server.ts";
 import {
   type Bytes,
@@ -106,18 +112,6 @@ Deno.test(
       const timer = new RetransmissionTimer(100_000);
       timer.backOff();
       assertEquals(timer.rto, 100_000);
-    });
-
-    await t.step("the echo of bytes that were sent twice before is no sample", async () => {
-      await using server = new UdpPeer(({ bytes, from }, count, self) => {
-        if (count > 1) return self.send(bytes, from);
-      });
-      using socket = await openTo(server, { timeoutSeconds: 0.05 });
-      assertEquals((await request(socket, encode("hello"))).tries, 2);
-      assertEquals((await request(socket, encode("hello"))).tries, 1);
-      assertGreater(socket.timer.rto, 50); // a sample would have made it the least
-      assertEquals((await request(socket, encode("other"))).tries, 1);
-      assertEquals(socket.timer.rto, 50);
     });
   },
 );
@@ -337,10 +331,7 @@ Deno.test("no failed send goes unsaid", LIMIT, async () => {
   await using server = new UdpPeer(echo);
   using socket = await openTo(server);
   const error = await assertRejects(() => request(socket, new Uint8Array(65_508)), Error);
-  assertMatch(
-    error.message,
-    /^cannot send to 127\.0\.0\.1:\d+: too long for a datagram here \(macOS: .*\)$/,
-  );
+  assertMatch(error.message, /^cannot send to 127\.0\.0\.1:\d+: message too long$/);
   assert(error.cause instanceof Error);
   assertEquals((await request(socket, encode("hello"))).tries, 1);
 });
@@ -473,7 +464,8 @@ Deno.test("what a datagram holds is what the system lets through", LIMIT, async 
 
   await t.step("where it is less, as on macOS, the error names what to set", async () => {
     await using server = new UdpPeer(echo);
-    const real = Deno.listenDatagram;
+    const { listenDatagram: real, build } = Deno;
+    Object.defineProperty(Deno, "build", { value: { ...build, os: "darwin" } });
     let sends = 0;
     Deno.listenDatagram = ((options: Deno.UdpListenOptions & { transport: "udp" }) => {
       const socket = real(options);
@@ -494,6 +486,7 @@ Deno.test("what a datagram holds is what the system lets through", LIMIT, async 
       assertEquals(sends, 2); // to send it again would not help
     } finally {
       Deno.listenDatagram = real;
+      Object.defineProperty(Deno, "build", { value: build });
     }
   });
 });
