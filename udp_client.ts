@@ -360,19 +360,12 @@ export class RetransmissionTimer {
   }
 }
 
-/** No echo came, however often the datagram was sent. */
+/** No echo came, however often the datagram was sent. Its cause is why a send failed, if one did. */
 export class NoAnswerError extends Error {
   /** Whether the system refused to send every try. */
-  readonly isRefused: boolean;
-
-  /** Keeps why a send failed, if one did, as its cause. */
-  constructor(
-    message: string,
-    { isRefused = false, cause }: { isRefused?: boolean; cause?: unknown },
-  ) {
-    super(message, { cause });
-    this.isRefused = isRefused;
-  }
+  isRefused = false;
+  /** Answers with other bytes. */
+  others = 0;
 }
 
 /** What became of the tries of a datagram. */
@@ -394,22 +387,20 @@ function soFar({ server, ignored }: EchoSocket, { unmatched, failure }: Tally): 
 /** What is known of a datagram whose echo did not come, though other answers may have. */
 function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
   const { startedAt, tries, sent, refused, failure } = tally;
-  const others = socket.ignored.unmatched - tally.unmatched;
   const cause = failure as Error | undefined;
-  if (cause && refused === tries) {
-    return new NoAnswerError(cause.message, { isRefused: true, cause });
-  }
+  const isRefused = refused === tries;
+  const others = socket.ignored.unmatched - tally.unmatched;
   const seconds = Number(((performance.now() - startedAt) / 1000).toPrecision(2));
   const count = `${tries} ${tries === 1 ? "try" : "tries"} in ${seconds} s`;
-  if (others > 0) {
-    const had = `${plural(others, "answer")} had other bytes`;
-    return new NoAnswerError(`no echo from ${socket.server} after ${count}: ${had}`, { cause });
-  }
   const reason = cause ? reasonOf(cause.cause ?? cause) : "the network took nothing";
   const unsent = sent < tries ? `; ${tries - sent} not sent: ${reason}` : "";
   const stranger = socket.stranger && `, but ${socket.stranger} answered`;
-  const text = `no answer from ${socket.server} after ${count}${stranger}${unsent}`;
-  return new NoAnswerError(text, { cause });
+  const text = isRefused
+    ? cause!.message
+    : others > 0
+    ? `no echo from ${socket.server} after ${count}: ${plural(others, "answer")} had other bytes`
+    : `no answer from ${socket.server} after ${count}${stranger}${unsent}`;
+  return Object.assign(new NoAnswerError(text, { cause }), { isRefused, others });
 }
 
 /** Whether a send failed for good, as what it was given is longer than a datagram. */
@@ -1000,6 +991,7 @@ async function runTalk(
       });
     } catch (error) {
       if (!(error instanceof NoAnswerError)) throw error; // that one was reported as a loss
+      socket.ignored.unmatched -= error.others; // and these with it
     } finally {
       prompt.end();
     }
