@@ -28,6 +28,7 @@ import {
   NO_SIGNALS,
   PTY,
   runScript,
+  type Script,
   seededRandom,
   spawn,
   UdpPeer,
@@ -491,4 +492,72 @@ Deno.test("a first try that is not answered is reported once", LIMIT, async (t) 
       },
     });
   }
+});
+
+/** The events that a run printed, without their times. */
+function eventsOf(stdout: string): Record<string, unknown>[] {
+  return stdout.trimEnd().split("\n").map((line) => {
+    const { time: _, ...event } = JSON.parse(line);
+    return event;
+  });
+}
+
+Deno.test("--json ends with a summary, whatever happened", LIMIT, async (t) => {
+  const script: Script = ({ bytes, from }, _, self) => {
+    if (decode(bytes) === "lost") return;
+    return self.send(decode(bytes) === "wrong" ? "other" : bytes, from);
+  };
+  const long = "x".repeat(65_508);
+  const rows: [string, string[], string[], object][] = [ // what else is printed, then the summary
+    ["echoed", ["a", "b"], ["echo", "echo"], { sent: 2, echoed: 2, lost: 0 }],
+    ["no sentence", [], [], { sent: 0, echoed: 0, lost: 0 }],
+    ["--quiet", ["--quiet", "a"], [], { sent: 1, echoed: 1, lost: 0 }],
+    ["a loss", ["a", "lost", "b"], ["echo", "lost", "echo"], { sent: 3, echoed: 2, lost: 1 }],
+    ["nobody there", ["lost"], ["lost"], { sent: 1, echoed: 0, lost: 1 }],
+    ["a wrong answer", ["a", "wrong"], ["echo", "lost", "warning"], {
+      sent: 2,
+      echoed: 1,
+      lost: 1,
+    }],
+    ["too long a sentence", ["a", long], ["echo", "error"], { sent: 1, echoed: 1, lost: 0 }],
+    ["behind a stop word", ["stop", "a"], ["echo", "error"], { sent: 1, echoed: 1, lost: 0 }],
+    ["--no-echo", ["--no-echo", "lost"], [], { sent: 1, echoed: 0, lost: 0 }],
+  ];
+  for (const [name, words, kinds, summary] of rows) {
+    await t.step(name, async () => {
+      await using server = new UdpPeer(script);
+      const args = [...to(server), "--json", "--retries", "0", "--timeout", "0.2", ...words];
+      const { stdout } = await runScript("udp_client.ts", args);
+      const events = eventsOf(stdout);
+      assertEquals(events.pop(), { event: "summary", ...summary });
+      assertEquals(events.map(({ event }) => event), kinds);
+    });
+  }
+
+  await t.step("a name that is not found, of a probe", async () => {
+    const args = ["--host", "no.such.host.invalid", "--json", "--count", "3"];
+    const { code, stdout } = await runScript("udp_client.ts", args, {
+      allowNet: "no.such.host.invalid",
+    });
+    const [error, summary] = eventsOf(stdout);
+    assertEquals([code, error!.event], [1, "error"]);
+    const counts = { sent: 0, echoed: 0, lost: 0, duplicated: 0, reordered: 0, corrupt: 0 };
+    assertEquals(summary, { event: "summary", ...counts });
+  });
+});
+
+Deno.test("two messages that look like an address are sent, with a warning", LIMIT, async () => {
+  await using server = new UdpPeer(echo);
+  const args = [...to(server), "127.0.0.1", "12001"];
+  const { code, stdout, stderr } = await runScript("udp_client.ts", args);
+  assertEquals([code, stdout], [0, "127.0.0.1\n12001\n"]);
+  assertMatch(stderr, /^udp_client: [^\n]*two messages[^\n]*--host 127\.0\.0\.1 --port 12001\n$/);
+});
+
+Deno.test("20,000 lines through a pipe come back in order", LIMIT, async () => {
+  await using server = new UdpPeer(echo);
+  const stdin = Array.from({ length: 20_000 }, (_, i) => `line ${i}\n`).join("");
+  const { code, bytes, stderr } = await runScript("udp_client.ts", to(server), { stdin });
+  assertEquals([code, stderr], [0, ""]);
+  assertSameBytes(bytes, encode(stdin));
 });
