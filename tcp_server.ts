@@ -24,6 +24,7 @@ const STOP_WORDS = ["stop", "exit"]; // a sentence that is one of these closes i
 
 const BUFFER_BYTES = 4_097; // per connection: 10,000 idle ones fit in 150 MiB; 4,096 do not fill it
 const LARGE_BUFFER_BYTES = 65_536; // for a connection whose traffic fills the small one
+const MAX_BULK = 64; // connections that wait with a large buffer; the others wait with a small one
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
 const LINES_AT_ONCE = 256; // of one connection are taken before it echoes them
 const LETTERS_AT_ONCE = 16_384; // the same for long lines, as these take longer to print
@@ -70,6 +71,7 @@ class Server {
   readonly #options: ServeOptions;
   readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #connections = new Map<Connection, Promise<void>>();
+  readonly #bulk = new Set<Connection>(); // those that wait with a large buffer
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
   readonly #startedAt = performance.now(); // ms
   readonly #warned = new Set<string>(); // kinds of warnings that are given once
@@ -87,7 +89,13 @@ class Server {
     this.#stopWords = stopWords;
     this.#options = options;
     const { onTrace } = options;
-    this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
+    this.#onTrace = onTrace && ((call): void => {
+      try {
+        onTrace(call);
+      } catch (error) {
+        this.#abort(error);
+      }
+    });
   }
 
   /** Step 4: accept each connection request; its new socket is for that client alone. */
@@ -113,12 +121,12 @@ class Server {
   /** Step 5: receive and send. Every byte goes back as it came, in order. */
   async #serveClient(connection: Connection): Promise<void> {
     const { conn, peer } = connection;
+    const { echo = true } = this.#options;
     const small = new Uint8Array(BUFFER_BYTES);
     let buffer = small;
     try {
       this.#opened(connection);
       while (true) {
-        if (connection.printing) await connection.printed(); // meanwhile its sender slows down
         connection.isAwaited = true;
         const size = await conn.read(buffer);
         connection.isAwaited = false;
@@ -128,9 +136,19 @@ class Server {
         connection.bytes += size;
         connection.silentSweeps = this.#silentSweeps = 0;
         // Half-closed, it only reads on: a close with bytes unread would reset the connection.
-        if (!connection.reason) await this.#echo(connection, received);
+        for (let at = 0, echoed = 0; at < size && !connection.reason;) {
+          const { end, stops } = this.#takeLines(connection, received, at);
+          const next = this.#isEnding ? size : end; // time is short then: echoes go before lines
+          if (echo && next > echoed) {
+            await this.#writeAll(connection, received.subarray(echoed, next));
+          }
+          [at, echoed] = [end, Math.max(echoed, next)];
+          if (stops) this.#halfClose(connection, "stop");
+          else if (connection.printing) await connection.printed(); // its sender slows down
+          else if (at < size) await this.#yieldToOthers(LINES_TURN_MS);
+        }
         if (size > BUFFER_BYTES) await this.#yieldToOthers(BULK_TURN_MS);
-        buffer = size < buffer.length ? small : connection.takeLargeBuffer();
+        buffer = this.#needsLargeBuffer(connection, size, buffer) ? connection.largeBuffer : small;
       }
       this.#onTrace?.({ step: "5", call: "read() = null", peer, note: "FIN (inferred)" });
     } catch (error) {
@@ -140,33 +158,29 @@ class Server {
     }
   }
 
-  /** Echoes what was received and prints its lines, some at a time. */
-  async #echo(connection: Connection, received: Uint8Array): Promise<void> {
-    const { echo = true } = this.#options;
-    for (let at = 0, echoed = 0; at < received.length && !connection.reason;) {
-      const { end, stops } = this.#takeLines(connection, received, at);
-      // While the server ends, time is short: echoes go before lines.
-      const next = this.#isEnding ? received.length : end;
-      if (echo && next > echoed) await this.#writeAll(connection, received.subarray(echoed, next));
-      [at, echoed] = [end, Math.max(echoed, next)];
-      if (stops) this.#halfClose(connection, "stop");
-      else if (at < received.length) {
-        if (connection.printing) await connection.printed();
-        await this.#yieldToOthers(LINES_TURN_MS);
-      }
-    }
-  }
-
   /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). */
   async #writeAll(connection: Connection, bytes: Uint8Array): Promise<void> {
     const { conn, peer } = connection;
     connection.isAwaited = connection.isWriting = true;
     for (let rest = bytes; rest.length > 0;) {
       this.#onTrace?.({ step: "5", call: `write(${rest.length})`, peer, bytes: rest });
-      rest = rest.subarray(await conn.write(rest));
+      const size = await conn.write(rest);
       connection.silentSweeps = this.#silentSweeps = 0;
+      if (size === rest.length) break;
+      rest = rest.subarray(size);
     }
     connection.isAwaited = connection.isWriting = false;
+  }
+
+  /**
+   * A read that filled its buffer is followed by one into a large buffer; so are large reads, but
+   * of a few connections only, as each of these may fall silent with its large buffer in use.
+   */
+  #needsLargeBuffer(connection: Connection, size: number, buffer: Uint8Array): boolean {
+    const bulk = this.#bulk;
+    if (size < LARGE_BUFFER_BYTES / 4) bulk.delete(connection);
+    else if (bulk.size < MAX_BULK) bulk.add(connection);
+    return size === buffer.length || bulk.size > 0 && bulk.has(connection);
   }
 
   /** Step 6, its first half: the client reads every echo, then the end of the stream (UNP 6.6). */
@@ -281,6 +295,7 @@ class Server {
     const { lines, peer, bytes, startedAt } = connection;
     this.#close(connection);
     this.#connections.delete(connection);
+    this.#bulk.delete(connection);
     this.#onFreed();
     if (lines.isUnended) this.#takeSentence(connection, lines.takeUnended());
     const { reason = "eof", messages } = connection;
@@ -309,16 +324,13 @@ class Server {
     this.#warned.add(kind);
   }
 
-  /** Reports an event; the promise is that of `onEvent`, if it returns one. */
+  /**
+   * Reports an event; the promise is that of `onEvent`, if it returns one. What `onEvent` throws
+   * ends the server, and `finished` rejects with it.
+   */
   #report(event: ServerEvent): Promise<unknown> | undefined {
-    const { onEvent } = this.#options;
-    return onEvent && this.#callBack(() => onEvent(event));
-  }
-
-  /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
-  #callBack(callback: () => unknown): Promise<unknown> | undefined {
     try {
-      const result = callback();
+      const result = this.#options.onEvent?.(event);
       if (result instanceof Promise) return result.catch((error) => this.#abort(error));
     } catch (error) {
       this.#abort(error);
@@ -419,7 +431,7 @@ class Connection {
     this.printing = undefined;
   }
 
-  takeLargeBuffer(): Uint8Array<ArrayBuffer> {
+  get largeBuffer(): Uint8Array<ArrayBuffer> {
     return this.#largeBuffer ??= new Uint8Array(LARGE_BUFFER_BYTES);
   }
 
@@ -746,6 +758,9 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
 const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
+const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
+const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
@@ -945,14 +960,14 @@ function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Writes a piece of `bytes`, and returns what is left. The piece is so small that it is taken as a
- * whole or not at all where `to` does not block, as whoever shares a pipe or a terminal may set.
+ * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
+ * pipe or a terminal may set, so small a piece is taken as a whole or not at all (PIPE_BUF, pipe(7)).
  */
-async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<Uint8Array> {
-  const piece = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096); // PIPE_BUF of pipe(7)
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+  const piece = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
   while (true) {
     try {
-      return bytes.subarray(await to.write(piece));
+      return await to.write(piece);
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
       await sleep(GATHER_MS);
@@ -971,6 +986,7 @@ class Output {
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
+  #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
   #isClosed = false;
@@ -1001,15 +1017,12 @@ class Output {
     const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      if (this === stdout && pause > 0) await sleep(pause);
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 4;
+      if (gathers && pause > 0) await sleep(pause);
       this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        while (this.#unwritten.length > 0) {
-          this.#unwritten = await writePiece(Deno[this.name], this.#unwritten);
-          this.#silentTicks = 0;
-          this.#makeRoom();
-        }
+        while (this.#unwritten.length > 0) await this.#writeSome();
       } catch (error) {
         this.#fail(error);
       }
@@ -1018,6 +1031,32 @@ class Output {
     }
     clearInterval(ticker);
     this.#writing = undefined;
+  }
+
+  /**
+   * Writes a piece of the lines. Only small pieces show that a slow reader reads; large ones cost
+   * less, and are for a reader that was fast so far.
+   */
+  async #writeSome(): Promise<void> {
+    const to = Deno[this.name];
+    const lines = this.#unwritten;
+    const startedAt = performance.now();
+    const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
+    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    try {
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const isFast = performance.now() - startedAt < FAST_MS;
+      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#unwritten = lines.subarray(size);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      // Nobody knows how much of the large piece was taken: it counts as lost.
+      this.#fastBytes = -Infinity;
+      this.#dropped += linesIn(large);
+      this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
+    }
+    this.#silentTicks = 0;
+    this.#makeRoom();
   }
 
   #fail(error: unknown): void {
@@ -1064,11 +1103,14 @@ class Output {
       this.#warnDropped();
       return await this.flush();
     }
-    const text = decoder.decode(this.#unwritten) + this.#waiting;
-    const lost = this.#dropped + text.split("\n").length - 1;
+    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
     this.#isClosed = true;
     stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
+}
+
+function linesIn(bytes: Uint8Array): number {
+  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
 }
 
 const stdout = new Output("stdout");

@@ -920,7 +920,9 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
 /** Writes an echo to stdout, byte for byte; a slow reader is waited for. */
 async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    for (let rest = bytes; rest.length > 0;) rest = await writePiece(Deno.stdout, rest);
+    for (let rest = bytes; rest.length > 0;) {
+      rest = rest.subarray(await writePiece(Deno.stdout, rest));
+    }
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
@@ -1013,6 +1015,9 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
 const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
+const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
+const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
@@ -1212,14 +1217,14 @@ function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Writes a piece of `bytes`, and returns what is left. The piece is so small that it is taken as a
- * whole or not at all where `to` does not block, as whoever shares a pipe or a terminal may set.
+ * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
+ * pipe or a terminal may set, so small a piece is taken as a whole or not at all (PIPE_BUF, pipe(7)).
  */
-async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<Uint8Array> {
-  const piece = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096); // PIPE_BUF of pipe(7)
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+  const piece = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
   while (true) {
     try {
-      return bytes.subarray(await to.write(piece));
+      return await to.write(piece);
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
       await sleep(GATHER_MS);
@@ -1238,6 +1243,7 @@ class Output {
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
+  #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
   #isClosed = false;
@@ -1268,15 +1274,12 @@ class Output {
     const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      if (this === stdout && pause > 0) await sleep(pause);
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 4;
+      if (gathers && pause > 0) await sleep(pause);
       this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        while (this.#unwritten.length > 0) {
-          this.#unwritten = await writePiece(Deno[this.name], this.#unwritten);
-          this.#silentTicks = 0;
-          this.#makeRoom();
-        }
+        while (this.#unwritten.length > 0) await this.#writeSome();
       } catch (error) {
         this.#fail(error);
       }
@@ -1285,6 +1288,32 @@ class Output {
     }
     clearInterval(ticker);
     this.#writing = undefined;
+  }
+
+  /**
+   * Writes a piece of the lines. Only small pieces show that a slow reader reads; large ones cost
+   * less, and are for a reader that was fast so far.
+   */
+  async #writeSome(): Promise<void> {
+    const to = Deno[this.name];
+    const lines = this.#unwritten;
+    const startedAt = performance.now();
+    const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
+    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    try {
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const isFast = performance.now() - startedAt < FAST_MS;
+      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#unwritten = lines.subarray(size);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      // Nobody knows how much of the large piece was taken: it counts as lost.
+      this.#fastBytes = -Infinity;
+      this.#dropped += linesIn(large);
+      this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
+    }
+    this.#silentTicks = 0;
+    this.#makeRoom();
   }
 
   #fail(error: unknown): void {
@@ -1331,11 +1360,14 @@ class Output {
       this.#warnDropped();
       return await this.flush();
     }
-    const text = decoder.decode(this.#unwritten) + this.#waiting;
-    const lost = this.#dropped + text.split("\n").length - 1;
+    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
     this.#isClosed = true;
     stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
+}
+
+function linesIn(bytes: Uint8Array): number {
+  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
 }
 
 const stdout = new Output("stdout");
