@@ -1021,7 +1021,7 @@ const FAST_MS = 50; // for a small piece: at this pace a large one takes less th
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
-const REPORT_LOST_MS = 500; // for the report of lines that are lost at the end
+const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -1349,10 +1349,10 @@ class Output {
   }
 
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
-  async flush(): Promise<void> {
+  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
     if (this.#isClosed) return;
     this.#silentTicks = 0;
-    while (this.#writing && this.#silentTicks < GIVE_UP_TICKS) {
+    while (this.#writing && this.#silentTicks < ticks) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
     }
     if (!this.#writing) {
@@ -1373,11 +1373,14 @@ function linesIn(bytes: Uint8Array): number {
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/** Prints a text to stdout. Returns the exit code. */
-async function printText(text: string): Promise<number> {
-  stdout.print(() => text);
-  await stdout.flush();
-  return stdout.failed ? 1 : 0;
+/** Prints a short text to stdout, and returns the exit code. @throws Error where it cannot */
+function printText(text: string): number {
+  try {
+    Deno.stdout.writeSync(encoder.encode(`${text}\n`));
+    return 0;
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
 }
 
 /** Warns a person on stderr; under --json it is an event on stdout, too. */
@@ -1425,7 +1428,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     code = reportError(error);
   }
   await Promise.all([stdout.flush(), stderr.flush()]);
-  await Promise.race([stderr.flush(), sleep(REPORT_LOST_MS)]);
+  await stderr.flush(REPORT_TICKS); // the report of what was not read
   Deno.exit(code);
 }
 
