@@ -127,6 +127,7 @@ class Server {
     try {
       this.#opened(connection);
       while (true) {
+        if (connection.printing) await connection.printed(); // meanwhile its sender slows down
         connection.isAwaited = true;
         const size = await conn.read(buffer);
         connection.isAwaited = false;
@@ -144,7 +145,7 @@ class Server {
           }
           [at, echoed] = [end, Math.max(echoed, next)];
           if (stops) this.#halfClose(connection, "stop");
-          else if (connection.printing) await connection.printed(); // its sender slows down
+          else if (connection.printing) await connection.printed();
           else if (at < size) await this.#yieldToOthers(LINES_TURN_MS);
         }
         if (size > BUFFER_BYTES) await this.#yieldToOthers(BULK_TURN_MS);
@@ -197,6 +198,7 @@ class Server {
   #close(connection: Connection): void {
     if (connection.isClosed) return;
     connection.isClosed = true;
+    connection.stopWaiting();
     this.#onTrace?.({ step: "6", call: "close()", peer: connection.peer });
     connection.conn.close();
   }
@@ -279,9 +281,10 @@ class Server {
 
   // ---- The beginning and the end of a connection ----
 
-  #opened({ conn, peer }: Connection): void {
+  #opened(connection: Connection): void {
+    const { conn, peer } = connection;
     setSocketOptions(conn);
-    if (!this.#options.quiet) this.#report({ event: "open", peer });
+    if (!this.#options.quiet) connection.printing = this.#report({ event: "open", peer });
   }
 
   /** What fails in a connection stays in it: a reset, a network that is down. */
@@ -355,6 +358,7 @@ class Server {
     if (this.#isEnding) return;
     this.#endsAt = performance.now() + GRACE_MS;
     this.#silentSweeps = 0; // what was sent before is still on its way
+    for (const connection of this.#connections.keys()) connection.stopWaiting();
   }
 
   /**
@@ -415,6 +419,7 @@ class Connection {
   isClosed = false;
   silentSweeps = 0; // in which it was waited for and no byte moved
   printing: Promise<unknown> | undefined; // while its lines wait for room in the output
+  stopWaiting = (): void => {}; // for that room
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
   overdueSweeps = 0; // since then
@@ -425,9 +430,12 @@ class Connection {
     this.peer = formatAddress(conn.remoteAddr);
   }
 
-  /** Waits until its lines have room. */
+  /** Waits until its lines have room, or until `stopWaiting` is called. */
   async printed(): Promise<void> {
-    await this.printing;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.stopWaiting = resolve;
+    this.printing?.then(() => resolve());
+    await promise;
     this.printing = undefined;
   }
 
