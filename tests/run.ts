@@ -94,6 +94,7 @@ async function showResults(stdout: ReadableStream<Uint8Array>, seed: string): Pr
   const dots = new Dots();
   const ignored = new Map<string, number>(); // by reason
   const printed: string[] = []; // by the tests themselves
+  const failed: string[] = []; // the command that runs it alone
   const report: string[] = []; // ERRORS, FAILURES
   let sum = "deno test ended without a sum";
 
@@ -109,8 +110,10 @@ async function showResults(stdout: ReadableStream<Uint8Array>, seed: string): Pr
       const [, reason = `without a reason: ${name}`] = /\(ignored: (.*)\)$/.exec(name!) ?? [];
       ignored.set(reason, (ignored.get(reason) ?? 0) + 1);
       dots.add(",");
-    } else if (/^(FAILED|cancelled)/.test(outcome ?? "")) dots.fail(`${outcome} ${file}: ${name}`);
-    else if (plain.startsWith("Uncaught error ")) dots.fail(plain);
+    } else if (/^(FAILED|cancelled)/.test(outcome ?? "")) {
+      dots.fail(`${outcome} ${file}: ${name}`);
+      failed.push(commandFor(file!, name!, seed));
+    } else if (plain.startsWith("Uncaught error ")) dots.fail(plain);
     else if (plain && !outcome && !/-- output( end)? --|-- post-test output/.test(plain)) {
       printed.push(plain);
     }
@@ -120,23 +123,16 @@ async function showResults(stdout: ReadableStream<Uint8Array>, seed: string): Pr
   if (report.length > 0 && printed.length > 0) {
     console.log(["", "What tests printed:", ...printed].join("\n"));
   }
-  const commands = new Set<string>();
-  for (const line of report.slice(0, -1)) {
-    print(line);
-    const command = commandFor(stripVTControlCharacters(line), seed);
-    if (command) commands.add(command);
-  }
-  if (commands.size > 0) console.log(["Alone:", ...commands, ""].join("\n"));
+  for (const line of report.slice(0, -1)) print(line);
+  if (failed.length > 0) console.log(["Each alone:", ...failed, ""].join("\n"));
   for (const [reason, count] of ignored) console.log(`${count} ignored: ${reason}`);
   print(sum);
 }
 
-/** `udp_server.ts: … => ./tests/udp_server_test.ts:12:6` as the command that runs this test alone. */
-function commandFor(line: string, seed: string): string | undefined {
-  const [, name, file] = /^(.+) => \.\/(\S+?_test\.ts):\d+:\d+$/.exec(line) ?? [];
-  if (!name) return;
-  const filter = name.split(" ... ")[0]!; // without its steps
-  return `SEED=${seed} deno task test ${file} --filter '${filter.replaceAll("'", "'\\''")}'`;
+/** The command that runs a test alone. */
+function commandFor(file: string, name: string, seed: string): string {
+  const filter = name.replaceAll("'", "'\\''");
+  return `SEED=${seed} deno task test ${file.replace("./", "")} --filter '${filter}'`;
 }
 
 /** A row of dots, one a test. */
