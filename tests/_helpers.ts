@@ -281,6 +281,18 @@ export class Output {
     return (await this.until("\n")).slice(0, -1);
   }
 
+  /** The next `length` bytes. */
+  async exactly(length: number): Promise<Bytes> {
+    while (this.#held.length < length) {
+      const { value } = await this.#reader.read();
+      if (!value) throw new Error(`${this.#name} ended ${length - this.#held.length} bytes early`);
+      this.#held = join([this.#held, value]);
+    }
+    const bytes = this.#held.subarray(0, length);
+    this.#held = this.#held.subarray(length);
+    return bytes;
+  }
+
   /** All that is not read yet, to the end. */
   async rest(): Promise<Bytes> {
     const chunks = [this.#held];
