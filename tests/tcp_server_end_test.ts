@@ -203,7 +203,7 @@ Deno.test({
       const chatting = chat().catch(() => {}); // or it is reset
       const { code, stdout, stderr } = await server.stop();
       assertEquals(code, 0);
-      assertEquals(stderr, "tcp_server: waiting for 3 connections to end, 4.5 s at most\n");
+      assertMatch(stderr, /^tcp_server: waiting for 3 connections to end, 4\.\d s at most\n$/);
       assertEquals(stdout.match(/ closed \(shutdown\): /g)?.length, 3);
       assertMatch(lastLine(stdout), /^stopped.* 3 connections, /);
       await Promise.all([stuck, chatting]);
@@ -218,7 +218,7 @@ Deno.test({
     }
     await Promise.all([stopped(), terminated(), unread()]);
     const seconds = (performance.now() - begin) / 1000;
-    assert(seconds > 4.5 && seconds < 8, `${seconds} s`);
+    assert(seconds > 4.5 && seconds < 20, `${seconds} s`);
   },
 });
 
