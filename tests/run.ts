@@ -24,7 +24,12 @@ async function run(args: string[]): Promise<number> {
   const name = `echo-test-${crypto.randomUUID().slice(0, 8)}`;
   const folder = await Deno.makeTempDir({ prefix: `${name}-` });
   const seed = Deno.env.get("SEED") ?? `${crypto.getRandomValues(new Uint32Array(1))[0]}`;
-  const env = { ECHO_TEST_RUN: name, SEED: seed, TMPDIR: folder, TMP: folder, TEMP: folder };
+  // Tests wait more than they compute: with as many at once as there are cores, half of them idle.
+  const jobs = Deno.env.get("DENO_JOBS") ?? `${2 * navigator.hardwareConcurrency}`;
+  const env = {
+    ...{ ECHO_TEST_RUN: name, SEED: seed, DENO_JOBS: jobs },
+    ...{ TMPDIR: folder, TMP: folder, TEMP: folder },
+  };
   try {
     if (args.length === 0 && !await haveSameDefaults(env)) return 1;
     const loud = args.some((arg) => arg.startsWith("--reporter"));
@@ -45,8 +50,7 @@ async function run(args: string[]): Promise<number> {
     if (!loud) await Promise.all([showResults(child.stdout, seed), showErrors(child.stderr)]);
     return (await child.status).code;
   } finally {
-    await endProcesses(name);
-    deleteNetworks(name);
+    await cleanUp(name);
     await Deno.remove(folder, { recursive: true }).catch((error) => console.error(error.message));
   }
 }
@@ -186,6 +190,12 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<stri
 type TextDecoding = ReadableWritablePair<string, Uint8Array>;
 
 // ---- What tests leave behind ----
+
+/** Ends the processes and deletes the network namespaces that a run left. */
+export async function cleanUp(run: string): Promise<void> {
+  await endProcesses(run);
+  deleteNetworks(run);
+}
 
 /** Ends the processes that a run left, and names them. */
 async function endProcesses(run: string): Promise<void> {
