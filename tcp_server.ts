@@ -33,6 +33,7 @@ const BULK_TURN_MS = 50; // the same for large reads: one of hundreds of bulk cl
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
 const SWEEP_MS = 100; // between two looks at who is silent
 const SENTENCE_SWEEPS = 5; // 500 ms of silence end a sentence that was sent without a line end
+const DRAINED_SWEEPS = 2; // without a byte, at the end: all that was received is read
 const GRACE_MS = 5_000; // for a client to take its last echoes and to close
 const REPORT_MS = 500; // into a shutdown it reports what it waits for
 
@@ -370,7 +371,7 @@ class Server {
     const now = performance.now();
     const { idleSeconds } = this.#options;
     const idleSweeps = (idleSeconds || Infinity) * 1000 / SWEEP_MS;
-    const allSilent = this.#silentSweeps++ > 0; // else a connection may only wait for its turn
+    const allSilent = this.#silentSweeps++ >= DRAINED_SWEEPS; // else one may wait for its turn
     const isOver = now >= this.#endsAt && this.#overdueSweeps++ > 0;
     if (now >= this.#endsAt - GRACE_MS + REPORT_MS && !isOver) this.#reportWaiting();
     for (const connection of this.#connections.keys()) {
@@ -381,7 +382,7 @@ class Server {
         this.#close(connection);
       } else if (connection.reason) continue;
       else if (silent >= idleSweeps) this.#halfClose(connection, "idle");
-      else if (this.#isEnding && allSilent && silent > 0 && !connection.isWriting) {
+      else if (this.#isEnding && allSilent && silent >= DRAINED_SWEEPS && !connection.isWriting) {
         this.#halfClose(connection, "shutdown");
       }
     }
