@@ -970,15 +970,21 @@ function sleep(ms: number): Promise<void> {
 
 /**
  * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
- * pipe or a terminal may set, so small a piece is taken as a whole or not at all (PIPE_BUF, pipe(7)).
+ * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
+ * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
+ * of its own before it writes it: what was kept there must not be written again.
  */
 async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
-  const piece = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
-  while (true) {
+  const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
+  const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
+  const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
+  for (let rest = piece;;) {
     try {
-      return await to.write(piece);
+      rest = rest.subarray(await to.write(rest));
+      if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
   }
