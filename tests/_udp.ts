@@ -44,6 +44,11 @@ export class FakeSocket {
   #failure: Error | undefined;
   #wake = (): void => {};
   #idle = Promise.withResolvers<void>();
+  readonly #closing = Promise.withResolvers<never>();
+
+  constructor() {
+    this.#closing.promise.catch(() => {}); // for the sends that wait
+  }
 
   /** A datagram that comes in. */
   deliver(data: string | Uint8Array, from: Deno.NetAddr): void {
@@ -89,14 +94,43 @@ export class FakeSocket {
   /** As of `Deno.DatagramConn`. */
   async send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
     if (this.closed) throw new Deno.errors.BadResource("Bad resource ID");
-    await this.onSend(bytes, to as Deno.NetAddr);
+    const sent = this.onSend(bytes, to as Deno.NetAddr);
+    if (sent) await Promise.race([sent, this.#closing.promise]);
     return bytes.length;
   }
 
-  /** As of `Deno.DatagramConn`. */
+  /** As of `Deno.DatagramConn`: it interrupts the calls that wait. */
   close(): void {
+    if (this.closed) throw new Deno.errors.BadResource("Bad resource ID");
     this.closed = true;
+    this.#closing.reject(new Deno.errors.Interrupted("operation canceled"));
     this.#wake();
+  }
+}
+
+/** Time that the test sets: `performance.now`, and the intervals that look at it. */
+export type Clock = {
+  /** Sets the time, in ms. */
+  set(ms: number): void;
+  /** Lets each interval pass once. */
+  tick(): void;
+};
+
+/** Replaces the clock and the intervals of this process while `use` runs. */
+export async function withClock(use: (clock: Clock) => Promise<void>): Promise<void> {
+  let now = 0;
+  const ticks = new Map<number, () => void>();
+  const { setInterval, clearInterval } = globalThis;
+  Object.defineProperty(performance, "now", { value: () => now, configurable: true });
+  Object.assign(globalThis, {
+    setInterval: (tick: () => void) => ticks.set(ticks.size + 1, tick).size,
+    clearInterval: (id: number) => ticks.delete(id),
+  });
+  try {
+    await use({ set: (ms) => now = ms, tick: () => ticks.forEach((tick) => tick()) });
+  } finally {
+    delete (performance as { now?: unknown }).now;
+    Object.assign(globalThis, { setInterval, clearInterval });
   }
 }
 

@@ -34,7 +34,7 @@ import {
   unless,
   WINDOWS,
 } from "./_helpers.ts";
-import { address, shown, start, startFake } from "./_udp.ts";
+import { address, shown, start, startFake, withClock } from "./_udp.ts";
 import { NO_IPV6, NO_PTY } from "./_needs.ts";
 
 // ---- Echoing ----
@@ -193,7 +193,18 @@ Deno.test("each datagram is printed on a line of its own, safe to see", LIMIT, a
     ["line separators", "a\u2028b\u2029c\x85d", "a\\u{2028}b\\u{2029}c\\u{85}d"],
     ["invalid UTF-8", new Uint8Array([0x61, 0xff, 0xc3]), "a\ufffd\ufffd"],
     ["a byte order mark", "\ufeffx", "\\u{feff}x"],
-    ["a soft hyphen, a joiner", "st\u00adop\u200d", "st\\u{ad}op\\u{200d}"],
+    ["a soft hyphen, a joiner", "st\u00adop \u200d", "st\\u{ad}op \\u{200d}"],
+    ["a tab", "tab\there", "tab\there"],
+    [
+      "Persian",
+      "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+      "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    ],
+    [
+      "a family",
+      "\u{1f468}\u200d\u{1f469}\u200d\u{1f467}",
+      "\u{1f468}\u200d\u{1f469}\u200d\u{1f467}",
+    ],
     ["1,000 bytes", "x".repeat(1_000), "x".repeat(1_000)],
     ["1,001 bytes", "x".repeat(1_001), `${"x".repeat(1_000)}… +1 bytes`],
     ["a line end is none of them", `${"x".repeat(1_000)}\r\n`, "x".repeat(1_000)],
@@ -361,93 +372,52 @@ Deno.test("--once ends after the first peer that stops, exit 0", LIMIT, async ()
   assertMatch(lastLine(stdout), /^stopped.* 2 messages, 9 bytes, .* 0 not answered$/);
 });
 
-Deno.test("of 10,001 peers the one longest silent is forgotten", LIMIT, async () => {
+Deno.test("of 10,001 peers the one that came first is forgotten", LIMIT, async () => {
   await using server = startFake();
   const { socket, log } = server;
   const others = Array.from(
     { length: 10_000 },
     (_, i) => address(`127.1.${i >> 7}.${i & 127}`, 5_000),
   );
-  const talker = address("127.0.0.1", 5_000);
-  for (const peer of [talker, ...others.slice(0, 9_000), talker, ...others.slice(9_000)]) {
+  const first = address("127.0.0.1", 5_000);
+  for (const peer of [first, ...others.slice(0, 9_999), first, others[9_999]!]) {
     socket.deliver("hello", peer);
   }
   await socket.idle();
-  for (const peer of [talker, others[1]!, others[9_999]!, others[0]!]) socket.deliver("stop", peer);
+  for (const peer of [others[0]!, others[9_999]!, first, others[1]!]) socket.deliver("stop", peer);
   await log.wait("close", 4);
-  // The first of the others was silent longest, though the talker came before it.
-  assertEquals(log.of("close").map(({ messages }) => messages), [3, 2, 2, 1]);
+  // The first one is new again, and took the place of the next: others[0] was asked before that.
+  assertEquals(log.of("close").map(({ messages }) => messages), [2, 2, 1, 2]);
 });
 
-Deno.test("two peers whose hashes are equal", LIMIT, async (t) => {
-  const real = crypto.getRandomValues;
-  crypto.getRandomValues = (array) => array; // zeros: such a hash is easily guessed
-  const weak: typeof import("../udp_server.ts") = await import(
-    fileUrl("udp_server.ts").href + "?weak"
-  );
-  crypto.getRandomValues = real;
-
-  /** Datagrams as [text, host, port]; the sums of the sessions that were stopped. */
-  async function sums(
-    said: [string, string, number][],
-    serveWith?: typeof serve,
-  ): Promise<number[]> {
-    await using server = startFake({}, serveWith);
-    const { socket, log } = server;
-    const replies: string[] = [];
-    socket.onSend = (bytes, to) => void replies.push(`${decode(bytes)} to ${shown(to)}`);
-    for (const [text, host, port] of said) socket.deliver(text, address(host, port));
-    await socket.idle();
-    const answered = said.filter(([, , port]) => port !== 2_049);
-    assertEquals(replies, answered.map(([text, host, port]) => `${text} to ${host}:${port}`));
-    assertEquals(
-      log.of("message").map(({ peer }) => peer),
-      answered.map(([, host, port]) => `${host}:${port}`),
-    );
-    return log.of("close").map(({ messages }) => messages);
-  }
-
-  const [one, other] = [["127.0.0.1", 5_000], ["127.0.0.2", 5_000 ^ 3]] as const; // "1" ^ "2" is 3
-  const inTurn: [string, string, number][] = [
-    ["one", ...one],
-    ["two", ...other],
-    ["stop", ...one],
-    ["stop", ...other],
+Deno.test("peers whose addresses read alike are not mixed", LIMIT, async () => {
+  await using server = startFake();
+  const { socket, log } = server;
+  const peers = [
+    address("127.0.0.1", 15_000),
+    address("127.0.0.11", 5_000),
+    address("127.0.0.1", 1_500),
+    address("::1", 15_000),
+    address("::1:1500", 1_500),
   ];
-  await t.step("are not mixed: the later takes the place, and begins anew", async () => {
-    assertEquals(await sums(inTurn, weak.serve), [1, 1]);
-  });
-  await t.step("one that is not answered takes no place", async () => {
-    const refused: [string, string, number][] = [
-      ["one", "127.0.0.1", 2_049 ^ 3],
-      ["two", "127.0.0.2", 2_049],
-      ["stop", "127.0.0.1", 2_049 ^ 3],
-    ];
-    assertEquals(await sums(refused, weak.serve), [2]);
-  });
-  await t.step("nobody can guess which these are", async () => {
-    assertEquals(await sums(inTurn), [2, 2]);
-  });
+  const replies: string[] = [];
+  socket.onSend = (bytes, to) => void replies.push(`${decode(bytes)} to ${shown(to)}`);
+  for (const text of ["hello", "stop"]) {
+    for (const [i, peer] of peers.entries()) socket.deliver(text === "stop" ? text : `${i}`, peer);
+  }
+  await socket.idle();
+  const said = ["0", "1", "2", "3", "4", "stop", "stop", "stop", "stop", "stop"];
+  assertEquals(replies, said.map((text, i) => `${text} to ${shown(peers[i % 5]!)}`));
+  assertEquals(log.of("close").map(({ messages }) => messages), [2, 2, 2, 2, 2]);
 });
 
 // ---- Peers that are not answered ----
-
-/** Replaces `performance.now` with a clock that the test sets. */
-async function withClock(use: (set: (ms: number) => void) => Promise<void>): Promise<void> {
-  let now = 0;
-  Object.defineProperty(performance, "now", { value: () => now, configurable: true });
-  try {
-    await use((ms) => now = ms);
-  } finally {
-    delete (performance as { now?: unknown }).now;
-  }
-}
 
 Deno.test("--rate: at most N replies at once, and N a second", LIMIT, async (t) => {
   await t.step(
     "what was not used comes back bit by bit, and no more than N of it",
     () =>
-      withClock(async (set) => {
+      withClock(async ({ set }) => {
         await using server = startFake({ rate: 4, quiet: true });
         let replies = 0;
         server.socket.onSend = () => void replies++;
@@ -462,7 +432,7 @@ Deno.test("--rate: at most N replies at once, and N a second", LIMIT, async (t) 
   );
 
   await t.step("in any stretch of time, of each peer", () =>
-    withClock(async (set) => {
+    withClock(async ({ set }) => {
       const random = seededRandom();
       const rate = 10;
       await using server = startFake({ rate, quiet: true });
@@ -620,7 +590,7 @@ Deno.test("no send or receive that fails ends the server", LIMIT, async (t) => {
     await socket.idle();
     assertEquals(sent, ["0", "1", "2"]);
     assertEquals(log.of("warning").length, 1);
-    assertStringIncludes(log.of("warning")[0]!.text, "cannot send: network unreachable;");
+    assertStringIncludes(log.of("warning")[0]!.text, "cannot send: netzwerk nicht erreichbar;");
     await server.shutdown();
     assertEquals(log.of("shutdown")[0]!.unanswered, 3);
   });
@@ -636,7 +606,7 @@ Deno.test("no send or receive that fails ends the server", LIMIT, async (t) => {
     assertEquals(log.of("warning").length, 1);
     assertStringIncludes(
       log.of("warning")[0]!.text,
-      "cannot receive: system error 105 (Out of buffers)",
+      "cannot receive: out of buffers",
     );
   });
 });
@@ -708,13 +678,14 @@ Deno.test("a second signal ends it at once", LIMIT, async (t) => {
     await t.step({
       ...unless(NO_SIGNALS, `${signal}: ${expected}`),
       fn: async () => {
-        // Its stdout is full, so that it waits a second for someone to read.
+        // Its stdout is full, so that it waits three seconds for someone to read.
         await using server = spawn("udp_server.ts", ["--port", "0", "--trace"]);
         const port = await server.port();
         await using peer = new UdpPeer();
         for (let i = 0; i < 300; i++) await peer.ask("x".repeat(1_000), port);
         server.kill(signal);
         await server.stderr.until("close()");
+        await new Promise((resolve) => setTimeout(resolve, 600)); // sooner it would be the same one
         assertEquals((await server.stop(signal)).code, expected);
       },
     });
