@@ -126,9 +126,9 @@ class Server {
         const sentence = this.#takeSentence(bytes, session);
         const stops = isStopWord(sentence, this.#stopWords);
         if (echo && fate) {
-          if (!await this.#sendCopies(fate, { session, stops })) continue;
+          if (!await this.#sendCopies(bytes, { fate, session, stops })) continue;
         } else if (echo) {
-          if (this.#isLoop(bytes, peer) || this.#isOverRate(session)) continue;
+          if (this.#isLoop(bytes, { reply: bytes, peer }) || this.#isOverRate(session)) continue;
           this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
           await this.#socket.send(bytes, session.address);
         }
@@ -261,8 +261,8 @@ class Server {
 
   // ---- What is not answered ----
 
-  #isLoop(reply: Uint8Array, peer: string): boolean {
-    const isLoop = this.#loops.leavesOut(reply, peer);
+  #isLoop(datagram: Uint8Array, { reply, peer }: { reply: Uint8Array; peer: string }): boolean {
+    const isLoop = this.#loops.leavesOut(datagram, { reply, peer });
     const why = `one of ${LOOP_ROUNDS} identical datagrams, which might go round for ever`;
     if (isLoop) this.#leaveUnanswered(peer, why);
     return isLoop;
@@ -308,13 +308,13 @@ class Server {
 
   /** Hands a reply to the lossy network. Returns whether its datagram is dealt with. */
   async #sendCopies(
-    fate: Fate,
-    { session, stops }: Pick<Reply, "session" | "stops">,
+    datagram: Uint8Array,
+    { fate, session, stops }: { fate: Fate; session: Session; stops: boolean },
   ): Promise<boolean> {
     const { rate = 0, delayMs = 0 } = this.#options;
     const { peer } = session;
     const { reply: bytes, delays: [first, ...others] } = fate;
-    if (this.#isLoop(bytes, peer)) return false; // what circulates comes back as it was sent
+    if (this.#isLoop(datagram, { reply: bytes, peer })) return false;
     if (fate.isDropped) {
       this.#lose("--drop", bytes, peer);
       return true;
@@ -477,21 +477,23 @@ function forgetFirst(map: Map<string, unknown>): void {
 
 /**
  * Ends loops: a datagram that was forged to come from another echo server goes to and fro for ever
- * (CERT CA-1996-01, CVE-2024-2169). Every `LOOP_ROUNDS`th datagram is remembered with its peer, and
- * left out if the very same comes again before the next one is remembered.
+ * (CERT CA-1996-01, CVE-2024-2169). Of every `LOOP_ROUNDS` replies one is remembered with its peer;
+ * if the very same comes back before the next one is, it is left out.
  */
 class LoopGuard {
   #count = 0;
-  #remembered: { bytes: Uint8Array; peer: string } | undefined;
+  #remembered: { reply: Uint8Array; peer: string } | undefined;
 
-  leavesOut(bytes: Uint8Array, peer: string): boolean {
+  leavesOut(
+    datagram: Uint8Array,
+    { reply, peer }: { reply: Uint8Array; peer: string },
+  ): boolean {
+    this.#count++;
     const known = this.#remembered;
-    if (++this.#count % LOOP_ROUNDS === 0) this.#remembered = { bytes: bytes.slice(), peer };
-    else if (known && known.peer === peer && sameBytes(known.bytes, bytes)) {
-      this.#remembered = undefined;
-      return true;
-    }
-    return false;
+    const isLeftOut = known?.peer === peer && sameBytes(known.reply, datagram);
+    if (isLeftOut) this.#remembered = undefined;
+    else if (this.#count % LOOP_ROUNDS === 0) this.#remembered = { reply: reply.slice(), peer };
+    return isLeftOut;
   }
 }
 
@@ -573,7 +575,9 @@ class LossyNetwork {
 
 /** A checksum of some bytes (FNV-1a). */
 function checksum(bytes: Uint8Array): number {
-  return bytes.reduce((sum, byte) => Math.imul(sum ^ byte, 0x01000193), 0x811c9dc5);
+  let sum = 0x811c9dc5;
+  for (const byte of bytes) sum = Math.imul(sum ^ byte, 0x01000193);
+  return sum;
 }
 
 /** Numbers from 0 to 1 that a seed decides (mulberry32). */
