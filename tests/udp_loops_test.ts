@@ -16,7 +16,6 @@ import {
 import { serve, type ServeOptions, type ServerEvent } from "../udp_server.ts";
 import {
   decode,
-  encode,
   EventLog,
   fileUrl,
   hasTool,

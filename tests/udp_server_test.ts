@@ -13,6 +13,7 @@ import {
   assertLessOrEqual,
   assertMatch,
   assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
 import { lookup } from "node:dns/promises";
 import { serve } from "../udp_server.ts";
@@ -21,7 +22,6 @@ import {
   type Bytes,
   decode,
   encode,
-  fileUrl,
   lastLine,
   LIMIT,
   LINUX,
@@ -34,7 +34,7 @@ import {
   unless,
   WINDOWS,
 } from "./_helpers.ts";
-import { address, shown, start, startFake, withClock } from "./_udp.ts";
+import { address, deadPort, shown, start, startFake, withClock } from "./_udp.ts";
 import { NO_IPV6, NO_PTY } from "./_needs.ts";
 
 // ---- Echoing ----
@@ -366,10 +366,93 @@ Deno.test("--once ends after the first peer that stops, exit 0", LIMIT, async ()
   await using other = new UdpPeer();
   await one.ask("hello", port);
   assertEquals(decode(await other.ask("stop", port)), "stop");
+  assertEquals(decode(await other.ask("stop", port)), "stop"); // its echo might have been lost
   const { code, stdout, stderr } = await server.finish();
   assertEquals([code, stderr], [0, ""]);
   assertMatch(stdout, new RegExp(`${shown(other.addr)} closed \\(stop\\): 1 message, 4 bytes, `));
-  assertMatch(lastLine(stdout), /^stopped.* 2 messages, 9 bytes, .* 0 not answered$/);
+  assertMatch(lastLine(stdout), /^stopped.* 3 messages, 13 bytes, .* 0 not answered$/);
+});
+
+Deno.test("--once: 2 s after the echo of the last stop word, and not before", LIMIT, async (t) => {
+  const peer = address("127.0.0.1", 40_000);
+  /** How many looks of 100 ms pass until it ends; it is given up after 100. */
+  function ticksToEnd({ socket }: { socket: { closed: boolean } }, tick: () => void): number {
+    for (let ticks = 1; ticks <= 100; ticks++) {
+      tick();
+      if (socket.closed) return ticks;
+    }
+    return Infinity;
+  }
+
+  const rows: [string, Parameters<typeof start>[0], number, number][] = [
+    ["it is echoed", {}, 20, 22],
+    ["over the lossy network", { duplicate: 1 }, 20, 22],
+    ["with --no-echo there is nothing to send again", { echo: false }, 1, 1],
+    ["--drop took the echo", { drop: 1 }, Infinity, Infinity],
+    ["--drop-request took the word", { dropRequest: 1 }, Infinity, Infinity],
+    ["its echo is delayed", { delayMs: 60_000 }, Infinity, Infinity],
+    ["over --rate", { rate: 1 }, Infinity, Infinity],
+    ["no stop word", { stopWords: ["end"] }, Infinity, Infinity],
+  ];
+  for (const [name, options, least, most] of rows) {
+    await t.step(name, () =>
+      withClock(async ({ tick }) => {
+        await using server = startFake({ once: true, ...options });
+        if (options?.rate) server.socket.deliver("hello", peer);
+        server.socket.deliver("stop", peer);
+        await server.socket.idle();
+        const ticks = ticksToEnd(server, tick);
+        assert(ticks >= least && ticks <= most, `${ticks}`);
+      }));
+  }
+
+  await t.step(
+    "one that is sent again is answered, and begins them anew",
+    () =>
+      withClock(async ({ tick }) => {
+        await using server = startFake({ once: true });
+        let echoes = 0;
+        server.socket.onSend = () => void echoes++;
+        for (let times = 1; times <= 3; times++) {
+          server.socket.deliver("stop", peer);
+          await server.socket.idle();
+          assertEquals(echoes, times);
+          for (let i = 0; i < 19; i++) tick();
+          assert(!server.socket.closed);
+        }
+        assert(ticksToEnd(server, tick) <= 3);
+      }),
+  );
+
+  await t.step(
+    "the echo could not be sent, and then it could",
+    () =>
+      withClock(async ({ tick }) => {
+        await using server = startFake({ once: true });
+        server.socket.onSend = () => Promise.reject(new Error("Network is unreachable"));
+        server.socket.deliver("stop", peer);
+        await server.socket.idle();
+        assertEquals(ticksToEnd(server, tick), Infinity);
+        server.socket.onSend = () => {};
+        server.socket.deliver("stop", peer);
+        await server.socket.idle();
+        assert(ticksToEnd(server, tick) <= 22);
+      }),
+  );
+
+  await t.step("--drop took the first ones", async () => {
+    await using server = start({ once: true, drop: 0.7, seed: 1 });
+    await using client = new UdpPeer();
+    let tries = 0;
+    for (let echoes = 0; echoes === 0; echoes = (await client.arrived()).length) {
+      await client.send("stop", server.port);
+      await server.log.wait("close", ++tries);
+    }
+    assertGreater(tries, 1);
+    assertEquals(server.log.of("shutdown").length, 0);
+    await server.finished;
+    assertEquals(server.log.of("shutdown")[0]!.dropped, tries - 1);
+  });
 });
 
 Deno.test("of 10,001 peers the one that came first is forgotten", LIMIT, async () => {
@@ -689,5 +772,167 @@ Deno.test("a second signal ends it at once", LIMIT, async (t) => {
         assertEquals((await server.stop(signal)).code, expected);
       },
     });
+  }
+});
+
+// ---- As a library ----
+
+/** What a promise rejects with. */
+async function failureOf(promise: Promise<unknown>): Promise<unknown> {
+  try {
+    await promise;
+  } catch (error) {
+    return error;
+  }
+}
+
+Deno.test("an option out of its bounds is a RangeError that names it", LIMIT, async (t) => {
+  const rows: [Parameters<typeof serve>[0], string][] = [
+    [{ port: -1 }, "port needs a value, a whole number from 0 to 65535"],
+    [{ port: 65_536 }, "port"],
+    [{ port: 1.5 }, "port"],
+    [{ rate: -1 }, "rate"],
+    [{ rate: NaN }, "rate"],
+    [{ rate: Infinity }, "rate"],
+    [{ drop: NaN }, "drop needs a value, a number from 0 to 1, not"],
+    [{ drop: 1.1 }, "drop"],
+    [{ dropRequest: NaN }, "dropRequest"],
+    [{ duplicate: -0.1 }, "duplicate"],
+    [{ corrupt: 2 }, "corrupt"],
+    [{ delayMs: 60_001 }, "delayMs"],
+    [{ delayMs: Infinity }, "delayMs"],
+    [{ seed: -1 }, "seed"],
+    [{ seed: 2 ** 32 }, "seed"],
+    [{ stopWords: [""] }, "stopWords"],
+    [{ stopWords: ["x".repeat(101)] }, "stopWords"],
+  ];
+  for (const [options, message] of rows) {
+    await t.step(Object.entries(options!).flat().join(": ").slice(0, 30), () => {
+      const error = assertThrows(() => serve({ port: 0, ...options }), RangeError);
+      assertStringIncludes(error.message, message);
+    });
+  }
+
+  await t.step("what is undefined is left out", async () => {
+    // deno-lint-ignore no-explicit-any
+    await using _server = serve({ port: 0, drop: undefined, rate: undefined } as any);
+  });
+});
+
+Deno.test(
+  "a callback that throws ends the server, and finished rejects with it",
+  LIMIT,
+  async (t) => {
+    const thrown = new Error("of the caller");
+    const events = ["message", "close", "warning", "shutdown"];
+    const calls = ["receive() = 5", "send(5)", "close()", "--drop"];
+
+    /** Says things to a server until it ends. Returns how `finished` ended, and if it is closed. */
+    async function outcome(options: Parameters<typeof serve>[0]): Promise<[unknown, boolean]> {
+      // The caller's callbacks are in place of the log of the helper.
+      const server = startFake({}, (given) => serve({ ...given, ...options }));
+      const { socket } = server;
+      const ended = failureOf(server.finished);
+      for (
+        const [text, port] of [["hello", 40_000], ["forged", 2_049], ["stop", 40_000]] as const
+      ) {
+        if (!socket.closed) socket.deliver(text, address("127.0.0.1", port));
+        await Promise.race([socket.idle(), ended]);
+      }
+      await failureOf(server.shutdown());
+      return [await ended, socket.closed];
+    }
+
+    for (const async of [false, true]) {
+      for (const name of events) {
+        await t.step(`onEvent, at ${name}${async ? ", by its promise" : ""}`, async () => {
+          const onEvent = ({ event }: { event: string }): void | Promise<void> => {
+            if (event !== name) return;
+            if (async) return Promise.reject(thrown);
+            throw thrown;
+          };
+          const [error, closed] = await outcome({ onEvent });
+          // The promise of the last event is not waited for: that it rejects is too late.
+          if (!(async && name === "shutdown")) assertEquals(error, thrown);
+          assert(closed);
+        });
+      }
+    }
+
+    for (const name of calls) {
+      for (const delayMs of [0, 0.001]) {
+        await t.step(`onTrace, at ${name}${delayMs ? ", --delay" : ""}`, async () => {
+          const sent = Promise.withResolvers<void>();
+          const onTrace = ({ call }: { call: string }): void => {
+            if (call.startsWith("send")) sent.resolve();
+            if (call === name) throw thrown;
+          };
+          const [error, closed] = await outcome({
+            onTrace,
+            drop: name === "--drop" ? 1 : 0,
+            delayMs,
+          });
+          // What is delayed may be dropped at the end, and then it is not sent.
+          if (name !== "send(5)" || delayMs === 0) assertEquals(error, thrown);
+          assert(closed);
+        });
+      }
+    }
+
+    for (
+      const [name, throwing] of [
+        ["onEvent, at listening", {
+          onEvent: (): void => {
+            throw thrown;
+          },
+        }],
+        ["onTrace, at listenDatagram()", {
+          onTrace: (): void => {
+            throw thrown;
+          },
+        }],
+      ] as const
+    ) {
+      await t.step(`${name}: the port is free again`, async () => {
+        const port = await deadPort();
+        assertEquals(assertThrows(() => serve({ port, ...throwing })), thrown);
+        await using _next = serve({ port });
+      });
+    }
+  },
+);
+
+Deno.test("no listener is left on the caller's signal", LIMIT, async () => {
+  const stop = new AbortController();
+  const counts = { addEventListener: 0, removeEventListener: 0 };
+  for (const name of ["addEventListener", "removeEventListener"] as const) {
+    const real = stop.signal[name].bind(stop.signal) as (...args: unknown[]) => void;
+    Object.assign(stop.signal, {
+      [name]: (...args: unknown[]) => {
+        counts[name]++;
+        real(...args);
+      },
+    });
+  }
+  for (let i = 0; i < 3; i++) {
+    await using server = serve({ port: 0, signal: stop.signal });
+    await server.shutdown();
+  }
+  assertEquals(counts, { addEventListener: 3, removeEventListener: 3 });
+});
+
+Deno.test("no local port is free: it says so", LIMIT, () => {
+  const real = Deno.listenDatagram;
+  const deno = Deno as { listenDatagram: unknown };
+  deno.listenDatagram = () => {
+    throw new Deno.errors.AddrInUse("Address already in use (os error 98)");
+  };
+  try {
+    const free = assertThrows(() => serve({ port: 0 }), Error);
+    assertEquals(free.message, "cannot receive on 127.0.0.1:0: no local port is free");
+    const taken = assertThrows(() => serve({ port: 12_000 }), Error);
+    assertEquals(taken.message, "cannot receive on 127.0.0.1:12000: address already in use");
+  } finally {
+    deno.listenDatagram = real;
   }
 });
