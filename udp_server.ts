@@ -30,10 +30,10 @@ const LOOP_ROUNDS = 65_537; // datagrams of which one is remembered: a prime, so
 const MAX_DOUBLED = 1_000; // times that the same datagram is doubled, or a loop would swell
 const MAX_DIFFERENT = 4_096; // datagrams of which is known how often each was doubled
 const MAX_HELD_BYTES = 16_777_216; // of replies, until they are sent
-const COPY_BYTES = 1_000; // that each copy of a reply takes beside its datagram, measured
+const COPY_BYTES = 1_200; // that each copy of a reply takes beside its datagram, measured
 const SWEEP_MS = 100; // between two looks at whether the end has come
 const LINGER_SWEEPS = 20; // 2 s after the last stop word, with --once: its echo may be lost
-const GRACE_MS = 4_900; // for what is being sent, then comes the last sweep: within 5 s
+const GRACE_MS = 4_800; // for what is being sent, then comes the last sweep: within 5 s
 const REPORT_MS = 500; // into a shutdown it reports what it waits for
 const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
 
@@ -82,8 +82,8 @@ class Server {
   readonly #allAllowed = isAllAllowed();
   readonly #allowed = new Map<string, boolean>(); // by host, where not all are
   readonly #held = new Map<Timer, Reply>(); // copies whose time has not come, by their timer
-  readonly #sends = new Set<Promise<void>>(); // of copies whose time has come
-  #heldBytes = 0; // of replies of which a copy is held or being sent
+  readonly #due: Reply[] = []; // copies whose time has come; the first one is being sent
+  #heldBytes = 0; // of replies of which a copy is held or due
   readonly #totals: { messages: number; bytes: number; unanswered: number; dropped?: number } = {
     messages: 0,
     bytes: 0,
@@ -95,6 +95,7 @@ class Server {
   #isClosed = false;
   #lingerSweeps = Infinity; // until the end, with --once
   #endsAt = Infinity; // ms: the socket is closed then, whatever waits
+  readonly #overdue = Promise.withResolvers<void>(); // resolves then, as no close ends a send
   #failure: { error: unknown } | undefined; // what a callback threw
 
   constructor(socket: Deno.DatagramConn, stopWords: Uint8Array[], options: ServeOptions) {
@@ -132,7 +133,7 @@ class Server {
           this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
           await this.#socket.send(bytes, session.address);
         }
-        if (stops) this.#endSession(session, { isEchoed: !(echo && fate) });
+        if (stops && !this.#isClosed) this.#endSession(session, { isEchoed: !(echo && fate) });
       } catch (error) {
         if (session) this.#failToSend(error, session);
         else if (!this.#isClosed) await this.#surviveReceive(error);
@@ -157,12 +158,13 @@ class Server {
     this.#endCopy(reply);
   }
 
-  /** Step 6: close the socket. A call that waits on it fails with it. */
+  /** Step 6: close the socket. A receive that waits fails with it, a send does not. */
   #close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#onTrace?.({ step: "6", call: "close()", note: formatAddress(this.#addr) });
     this.#socket.close();
+    for (const reply of this.#due.splice(0)) this.#endCopy(reply);
   }
 
   /** Reports that it receives, and starts to. */
@@ -186,9 +188,9 @@ class Server {
   /** Runs until the socket is closed. */
   async #run(): Promise<void> {
     const sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
-    await this.#echoDatagrams();
-    await Promise.all(this.#sends);
+    await Promise.race([this.#echoDatagrams(), this.#overdue.promise]);
     clearInterval(sweeper);
+    if (this.#isAnswering) this.#totals.unanswered++; // its send still waits
     const seconds = secondsSince(this.#startedAt);
     this.#report({ event: "shutdown", ...this.#totals, seconds });
     if (this.#failure) throw this.#failure.error;
@@ -342,14 +344,15 @@ class Server {
     return true;
   }
 
-  /** The time of a held copy has come. */
-  #sendHeld(timer: Timer, reply: Reply): void {
+  /** The time of a held copy has come. Copies are sent one by one: a socket has but one buffer. */
+  async #sendHeld(timer: Timer, reply: Reply): Promise<void> {
     this.#held.delete(timer);
-    const sending = this.#sendCopy(reply).then(() => {
-      this.#sends.delete(sending);
-      if (this.#isEnding) this.#closeWhenSent();
-    });
-    this.#sends.add(sending);
+    if (this.#due.push(reply) > 1) return;
+    while (this.#due.length > 0) {
+      await this.#sendCopy(this.#due[0]!);
+      this.#due.shift();
+    }
+    if (this.#isEnding) this.#closeWhenSent();
   }
 
   /** Gives the memory of a reply back once none of its copies waits, and counts what became of it. */
@@ -380,14 +383,16 @@ class Server {
   }
 
   #closeWhenSent(): void {
-    if (!this.#isAnswering && this.#sends.size === 0) this.#close();
+    if (!this.#isAnswering && this.#due.length === 0) this.#close();
   }
 
   /** Sweeps are counted, as a suspended process has none: what arrived meanwhile is read first. */
   #sweep(): void {
     const now = performance.now();
-    if (now >= this.#endsAt) this.#close();
-    else if (now >= this.#endsAt - GRACE_MS + REPORT_MS) {
+    if (now >= this.#endsAt) {
+      this.#close();
+      this.#overdue.resolve();
+    } else if (now >= this.#endsAt - GRACE_MS + REPORT_MS) {
       const seconds = (GRACE_MS - REPORT_MS) / 1000;
       this.#warnOnce("ending", `waiting for up to ${seconds} s for replies to be sent`);
     } else if (--this.#lingerSweeps < 0) this.#shutdown();

@@ -44,11 +44,6 @@ export class FakeSocket {
   #failure: Error | undefined;
   #wake = (): void => {};
   #idle = Promise.withResolvers<void>();
-  readonly #closing = Promise.withResolvers<never>();
-
-  constructor() {
-    this.#closing.promise.catch(() => {}); // for the sends that wait
-  }
 
   /** A datagram that comes in. */
   deliver(data: string | Uint8Array, from: Deno.NetAddr): void {
@@ -94,16 +89,14 @@ export class FakeSocket {
   /** As of `Deno.DatagramConn`. */
   async send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
     if (this.closed) throw new Deno.errors.BadResource("Bad resource ID");
-    const sent = this.onSend(bytes, to as Deno.NetAddr);
-    if (sent) await Promise.race([sent, this.#closing.promise]);
+    await this.onSend(bytes, to as Deno.NetAddr);
     return bytes.length;
   }
 
-  /** As of `Deno.DatagramConn`: it interrupts the calls that wait. */
+  /** As of `Deno.DatagramConn`: it interrupts a receive that waits, but no send. */
   close(): void {
     if (this.closed) throw new Deno.errors.BadResource("Bad resource ID");
     this.closed = true;
-    this.#closing.reject(new Deno.errors.Interrupted("operation canceled"));
     this.#wake();
   }
 }
