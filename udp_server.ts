@@ -723,7 +723,7 @@ export async function main(args: string[]): Promise<number> {
     },
     unknown: (arg: string) => refuse(arg, args),
   });
-  if (flags.help || flags.version) return await printText(flags.help ? HELP : `${NAME} ${VERSION}`);
+  if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
   for (const word of flags._) refuse(word, args);
   const stopWords = flags["no-stop"] ? [] : flags.stop;
   toStopWords("--stop", stopWords);
@@ -739,7 +739,7 @@ export async function main(args: string[]): Promise<number> {
     seed: toNumber("--seed", flags.seed ?? random, BOUNDS.seed),
   };
   const rate = toNumber("--rate", flags.rate, BOUNDS.rate);
-  const hostname = await resolve(name);
+  const [hostname] = await resolve(name);
   requireNet(toPermission(hostname)); // without a port: replies go to any
   if (flags.seed === undefined && isLossy(faults)) {
     warn(`to repeat these faults: --seed ${faults.seed}`);
@@ -823,13 +823,14 @@ function secondsSince(startedAt: number): number {
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
 const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
 
-/** The address of a host; a name asks for permission to look it up. @throws Error */
-async function resolve(host: string): Promise<string> {
-  if (/^[\d.]+$|:/.test(host)) return toCanonical(host);
+/** The addresses of a host; a name asks for permission to look it up. @throws Error */
+async function resolve(host: string): Promise<string[]> {
+  if (/^[\d.]+$|:/.test(host)) return [toCanonical(host)];
   requireNet(host);
   const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
   try {
-    return (await lookup(host)).address;
+    const found = await lookup(host, { all: true });
+    return [...new Set(found.map(({ address }) => address))];
   } catch (cause) {
     throw cannot(`find the address of ${quote(host)}`, cause);
   }
