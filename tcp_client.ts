@@ -282,6 +282,7 @@ class Conversation {
 
   /** More came than was sent: reads on for a moment, to count how much. */
   async #countSurplus(bytes: number, buffer: Uint8Array): Promise<EchoError> {
+    this.#hasEnded = true; // what is sent from now on would be echoed, too
     const next = (): Promise<number | null> => this.#conn.read(buffer).catch(() => null);
     for (let more; bytes < WINDOW_BYTES && (more = await within(SURPLUS_MS, next()));) {
       bytes += more;
