@@ -515,7 +515,7 @@ Behind -- everything is a message.
   -p, --port PORT          1 to 65535 (default ${PORT})
       --timeout SECONDS    0.001 to 3600, to connect and for an echo (default ${TIMEOUT_SECONDS})
       --wait SECONDS       0 to 86400, how long to try to connect (default 0)
-      --stop WORD…         sentence that lets the server close (default ${STOP_WORDS.join(", ")})
+      --stop WORD…         lets the server close (default ${STOP_WORDS.join(", ")})
       --no-stop            no sentence lets the server close first
       --no-echo            expect no echo (task 1)
   -c, --count N            1 to 1000000: send so many numbered lines, like ping

@@ -505,7 +505,7 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
   -H, --host HOST          address to listen on (default ${HOSTNAME})
   -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default ${PORT})
-      --stop WORD…         a sentence to close its connection (default ${STOP_WORDS.join(", ")})
+      --stop WORD…         a sentence to close a connection (default ${STOP_WORDS.join(", ")})
       --no-stop            no sentence is a command: plain RFC 862
       --no-echo            print only (task 1)
       --once               end after the first connection
@@ -520,8 +520,8 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
 Every line is printed while anybody reads them: a slow reader slows the clients
 down, and lines are dropped and counted only when nobody took one for 1 s.
-A client that is to close, at a stop word or --idle, has 5 s for it. Clients that
-are silent keep their place at --max-connections: --idle frees it.`;
+A client that is to close, at a stop word or --idle, has 5 s for it. Silent
+clients keep their place at --max-connections: --idle frees it.`;
 
 /** The command line: options to `serve`, events to lines, signals to a shutdown. */
 export async function main(args: string[]): Promise<number> {
