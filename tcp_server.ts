@@ -941,7 +941,7 @@ function onSignals(stop?: () => void): void {
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
 /**
