@@ -282,6 +282,7 @@ class Conversation {
 
   /** More came than was sent: reads on for a moment, to count how much. */
   async #countSurplus(bytes: number, buffer: Uint8Array): Promise<EchoError> {
+    this.#hasEnded = true; // what is sent from now on would be echoed, too
     const next = (): Promise<number | null> => this.#conn.read(buffer).catch(() => null);
     for (let more; bytes < WINDOW_BYTES && (more = await within(SURPLUS_MS, next()));) {
       bytes += more;
@@ -514,7 +515,7 @@ Behind -- everything is a message.
   -p, --port PORT          1 to 65535 (default ${PORT})
       --timeout SECONDS    0.001 to 3600, to connect and for an echo (default ${TIMEOUT_SECONDS})
       --wait SECONDS       0 to 86400, how long to try to connect (default 0)
-      --stop WORD…         sentence that lets the server close (default ${STOP_WORDS.join(", ")})
+      --stop WORD…         lets the server close (default ${STOP_WORDS.join(", ")})
       --no-stop            no sentence lets the server close first
       --no-echo            expect no echo (task 1)
   -c, --count N            1 to 1000000: send so many numbered lines, like ping
@@ -1194,7 +1195,7 @@ function onSignals(stop?: () => void): void {
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
 /**
@@ -1227,6 +1228,7 @@ class Output {
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
@@ -1251,7 +1253,7 @@ class Output {
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
-    if (isFull && !isWaitedFor) return void this.#dropped++;
+    if (isFull && !isWaitedFor) return this.#drop();
     this.#waiting += line() + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
@@ -1327,8 +1329,13 @@ class Output {
     if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
   }
 
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
   #warnDropped(): void {
-    const how = this.#silentTicks < STUCK_TICKS ? "read too slowly" : "not read";
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
     this.#ticksToWarning = WARN_TICKS;
@@ -1338,9 +1345,9 @@ class Output {
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
   async flush(ticks = GIVE_UP_TICKS): Promise<void> {
     if (this.#isClosed) return;
-    this.#silentTicks = 0;
-    while (this.#writing && this.#silentTicks < ticks) {
+    for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;

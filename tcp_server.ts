@@ -526,7 +526,7 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
   -H, --host HOST          address to listen on (default ${HOSTNAME})
   -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default ${PORT})
-      --stop WORD…         a sentence to close its connection (default ${STOP_WORDS.join(", ")})
+      --stop WORD…         a sentence to close a connection (default ${STOP_WORDS.join(", ")})
       --no-stop            no sentence is a command: plain RFC 862
       --no-echo            print only (task 1)
       --once               end after the first connection
@@ -541,8 +541,8 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
 Every line is printed while anybody reads them: a slow reader slows the clients
 down, and lines are dropped and counted only when nobody took one for 1 s.
-A client that is to close, at a stop word or --idle, has 5 s for it. Clients that
-are silent keep their place at --max-connections: --idle frees it.`;
+A client that is to close, at a stop word or --idle, has 5 s for it. Silent
+clients keep their place at --max-connections: --idle frees it.`;
 
 /** The command line: options to `serve`, events to lines, signals to a shutdown. */
 export async function main(args: string[]): Promise<number> {
@@ -965,7 +965,7 @@ function onSignals(stop?: () => void): void {
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
 /**
@@ -998,6 +998,7 @@ class Output {
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
@@ -1022,7 +1023,7 @@ class Output {
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
-    if (isFull && !isWaitedFor) return void this.#dropped++;
+    if (isFull && !isWaitedFor) return this.#drop();
     this.#waiting += line() + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
@@ -1098,8 +1099,13 @@ class Output {
     if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
   }
 
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
   #warnDropped(): void {
-    const how = this.#silentTicks < STUCK_TICKS ? "read too slowly" : "not read";
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
     this.#ticksToWarning = WARN_TICKS;
@@ -1109,9 +1115,9 @@ class Output {
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
   async flush(ticks = GIVE_UP_TICKS): Promise<void> {
     if (this.#isClosed) return;
-    this.#silentTicks = 0;
-    while (this.#writing && this.#silentTicks < ticks) {
+    for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;

@@ -1561,7 +1561,7 @@ function onSignals(stop?: () => void): void {
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
 /**
@@ -1594,6 +1594,7 @@ class Output {
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
@@ -1618,7 +1619,7 @@ class Output {
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
-    if (isFull && !isWaitedFor) return void this.#dropped++;
+    if (isFull && !isWaitedFor) return this.#drop();
     this.#waiting += line() + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
@@ -1694,8 +1695,13 @@ class Output {
     if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
   }
 
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
   #warnDropped(): void {
-    const how = this.#silentTicks < STUCK_TICKS ? "read too slowly" : "not read";
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
     this.#ticksToWarning = WARN_TICKS;
@@ -1705,9 +1711,9 @@ class Output {
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
   async flush(ticks = GIVE_UP_TICKS): Promise<void> {
     if (this.#isClosed) return;
-    this.#silentTicks = 0;
-    while (this.#writing && this.#silentTicks < ticks) {
+    for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
