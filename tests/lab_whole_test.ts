@@ -14,10 +14,9 @@ import {
   exchange,
   fileUrl,
   freePort,
-  hasTool,
   LIMIT,
   nextSentence,
-  Program,
+  type Program,
   readExactly,
   readToEnd,
   resetClient,
@@ -28,49 +27,26 @@ import {
   unless,
   writeAll,
 } from "./_helpers.ts";
+import {
+  commandOf,
+  connectTo,
+  HAS_PYTHON,
+  LANGUAGES,
+  linesOf,
+  run,
+  startClient,
+  startServer,
+} from "./_lab.ts";
 import { serve as serveTcp } from "../tcp_server.ts";
 
-const HAS_PYTHON = hasTool("python3", "--version");
-const LANGUAGES = ["ts", "py"];
 const KINDS = ["tcp_server", "tcp_client", "udp_server", "udp_client"];
 const GRADER_MS = 120_000; // beside two busy loops
-const PYTHON = "import sys; print(sys.executable)";
 
-/** Python itself, where `python3` is a script that looks for it each time. */
-const python = HAS_PYTHON
-  ? decode(new Deno.Command("python3", { args: ["-c", PYTHON] }).outputSync().stdout).trim()
-  : "";
-
-/** The command that runs a whole program. */
-function commandOf(name: string, port: number | string): string[] {
-  const path = fileUrl(`docs/lab/whole_${name}`).pathname;
-  const runner = name.endsWith(".py") ? [python] : [Deno.execPath(), "run", "--allow-net"];
-  return [...runner, path, `${port}`];
-}
-
-function run([command, ...args]: string[], killMs?: number): Program {
-  const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
-  const child = new Deno.Command(command!, { args, env: { NO_COLOR: "1" }, ...piped }).spawn();
-  return new Program([command, ...args].join(" "), child, killMs);
-}
-
-/** Starts a whole client; it has said what is to be typed. */
-async function startClient(name: string, port: number): Promise<Program> {
-  const client = run(commandOf(name, port));
+/** Starts a whole client, and waits until it has said what is to be typed. */
+async function startTyping(name: string, port: number): Promise<Program> {
+  const client = startClient(`whole_${name}`, port);
   assertEquals(await client.stderr.until("\n"), "Type sentences, and stop at the end:\n");
   return client;
-}
-
-/** Starts a whole server; it listens. */
-async function startServer(name: string): Promise<{ port: number; program: Program }> {
-  const port = freePort();
-  const program = run(commandOf(name, port));
-  assertMatch(await program.nextLine(), new RegExp(`^(listening|ready) on port ${port}$`));
-  return { port, program };
-}
-
-function connectTo(port: number): Promise<Deno.TcpConn> {
-  return Deno.connect({ hostname: "127.0.0.1", port });
 }
 
 /** Sends what is not read at once, half-closes, and returns all that comes. */
@@ -85,7 +61,7 @@ async function pump(conn: Deno.TcpConn, data: Bytes): Promise<Bytes> {
 
 Deno.test("docs/lab: each whole program has 80 lines of 80 columns at most", () => {
   for (const name of KINDS.flatMap((kind) => LANGUAGES.map((language) => `${kind}.${language}`))) {
-    const lines = Deno.readTextFileSync(fileUrl(`docs/lab/whole_${name}`)).trimEnd().split("\n");
+    const lines = linesOf(`whole_${name}`);
     assert(lines.length <= 80, `${name}: ${lines.length} lines`);
     for (const line of lines) assert(line.length <= 80, `${name}: ${line}`);
   }
@@ -108,7 +84,7 @@ for (const language of LANGUAGES) {
           fileUrl("docs/lab/grade.ts").pathname,
         ];
         const args = ["--strict", kind.replace("_", "-"), "--"];
-        const command = commandOf(`${kind}.${language}`, "{port}");
+        const command = commandOf(`whole_${kind}.${language}`, "{port}");
         await using grading = run([...grader, ...args, ...command], GRADER_MS);
         const { code, stdout, stderr } = await grading.finish();
         assertEquals(code, 0, stdout + stderr);
@@ -117,8 +93,8 @@ for (const language of LANGUAGES) {
   }
 
   test(`tcp_server.${language}: whole sentences, several clients`, async (t) => {
-    const { port, program } = await startServer(`tcp_server.${language}`);
-    await using _ended = program;
+    await using server = await startServer(`whole_tcp_server.${language}`);
+    const { port, program } = server;
 
     await t.step("a client that sends no line ends is heard, and may stop", async () => {
       using conn = await connectTo(port);
@@ -178,8 +154,8 @@ for (const language of LANGUAGES) {
   });
 
   test(`tcp_server.${language}: 4 MiB, which no write takes at once`, async () => {
-    const { port, program } = await startServer(`tcp_server.${language}`);
-    await using _ended = program;
+    await using server = await startServer(`whole_tcp_server.${language}`);
+    const { port, program } = server;
     const data = seededRandom().bytes(4 * 1024 * 1024);
     using conn = await connectTo(port);
     const printed = program.stdout.rest(); // or it would wait for us
@@ -193,7 +169,7 @@ for (const language of LANGUAGES) {
 
     await t.step("8 MiB through a pipe, and the last line has no line end", async () => {
       await using server = serveTcp({ port: 0, stopWords: [] });
-      const client = await startClient(name, server.addr.port);
+      const client = await startTyping(name, server.addr.port);
       await using _ended = client;
       const data = seededRandom().bytes(8 * 1024 * 1024);
       const written = client.write(data).then(() => client.end());
@@ -205,7 +181,7 @@ for (const language of LANGUAGES) {
 
     await t.step("a stop word: it ends while its input is open", async () => {
       await using server = serveTcp({ port: 0 });
-      await using client = await startClient(name, server.addr.port);
+      await using client = await startTyping(name, server.addr.port);
       await client.write("Grüß Gott\n");
       assertEquals(await client.nextLine(), "Grüß Gott");
       await client.write(" stop \n");
@@ -229,7 +205,7 @@ for (const language of LANGUAGES) {
     for (const [what, talk, message] of wrong) {
       await t.step(what, async () => {
         await using server = rudeServer(talk);
-        await using client = await startClient(name, server.port);
+        await using client = await startTyping(name, server.port);
         await client.write("hello\n");
         const { code, stderr } = await client.finish();
         assertEquals(code, 1);
@@ -239,12 +215,12 @@ for (const language of LANGUAGES) {
 
     await t.step("a reset, and nobody there", async () => {
       await using server = await resetServer(6, 3);
-      await using client = await startClient(name, server.port);
+      await using client = await startTyping(name, server.port);
       await client.write("hello\n");
       const reset = await client.finish();
       assertEquals(reset.code, 1);
       assertMatch(reset.stderr, /^127\.0\.0\.1:\d+: .*reset by peer/);
-      await using alone = run(commandOf(name, freePort()));
+      await using alone = startClient(`whole_${name}`, freePort());
       const refused = await alone.finish();
       assertEquals([refused.code, refused.stdout], [1, ""]);
       assertMatch(refused.stderr, /^127\.0\.0\.1:\d+: .*refused/);
@@ -252,9 +228,9 @@ for (const language of LANGUAGES) {
   });
 
   test(`udp_server.${language}: any datagram`, async () => {
-    const { port, program } = await startServer(`udp_server.${language}`);
+    await using server = await startServer(`whole_udp_server.${language}`);
+    const { port, program } = server;
     const printed = program.finish(); // read all the time, or it would wait for us
-    await using _ended = program;
     await using peer = new UdpPeer();
     await using other = new UdpPeer();
     const text = ["Hello", "Hello\r\n", "", "stop", "exit\n", "again"];
@@ -281,7 +257,7 @@ for (const language of LANGUAGES) {
       if (sentence === "two") await self.send("one", from); // late
       await self.send(bytes, from);
     });
-    await using client = await startClient(`udp_client.${language}`, server.addr.port);
+    await using client = await startTyping(`udp_client.${language}`, server.addr.port);
     await client.write("one\ntwo\r\n\nlost\nGrüß Gott\n exit\nnot sent\n");
     const { code, stdout, stderr } = await client.finish();
     assertEquals([code, stdout], [1, "one\ntwo\n\nGrüß Gott\n exit\n"]);
