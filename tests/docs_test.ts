@@ -168,7 +168,7 @@ const NAMES = /^(tcp_server|tcp_client|udp_server|udp_client): (.*)/; // of the 
 const EVENT = /^(?:\^C)?\S+:\d+ (?:connected|closed \(.*)$|^(?:\^C)?(?:stopped|listening on): ?.*/;
 /** What stands in a document as code, and is no message: commands, options, code, data. */
 const NO_MESSAGE =
-  /^(-|\$|sudo |deno |npx |npm |python3? |kill |ulimit |ip |ss |nc |ncat |socat |nping |seq |unshare |strace |sysctl |netsh |firewall-cmd |\w+\.ts |echo (stream|dgram) )|[=;]|^new |^\?\? |: ["[]|\w\(|…$/;
+  /^(-|\$|sudo |deno |npx |npm |docker |python3? |kill |ulimit |ip |ss |nc |ncat |socat |nping |seq |unshare |strace |sysctl |netsh |firewall-cmd |\w+\.ts |echo (stream|dgram) )|[=;]|^new |^\?\? |: ["[]|\w\(|…$/;
 const OTHERS = ["Allow? [y/n/A]"]; // Deno's own, tried below
 /** What a system says, of which the scripts repeat the reason. */
 const REASONS = ["connection refused", "address already in use", "connection reset by peer"];
@@ -482,6 +482,13 @@ Deno.test({
         assertEquals([code, stderr, stdout.length], [0, "", stdin.length]);
       });
     }
+
+    await t.step("a thousand clients over UDP, within its time-out", async () => {
+      for (let i = 0; i < 1_000; i++) {
+        await using peer = new UdpPeer();
+        assertEquals(decode(await peer.ask(`client ${i}`, Number(port))), `client ${i}`);
+      }
+    });
   },
 });
 
@@ -492,8 +499,7 @@ async function startNginx(ports: Record<string, string>): Promise<AsyncDisposabl
   const directory = await Deno.makeTempDir();
   const config = `${directory}/nginx.conf`;
   const head = `load_module ${STREAM_MODULE};
-    daemon off; master_process off; pid ${directory}/pid; error_log stderr notice;
-    events {}`;
+    daemon off; master_process off; pid ${directory}/pid; error_log stderr notice;`;
   await Deno.writeTextFile(config, `${head}\n${stream}\n`);
   const args = ["-e", "stderr", "-c", config];
   const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
