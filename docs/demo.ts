@@ -164,7 +164,7 @@ export async function udpScene(
   };
 }
 
-/** UDP: a probe tells what becomes of datagrams on a bad line. */
+/** UDP: a probe counts what becomes of datagrams on a bad line. */
 export async function probeScene(plan: typeof PROBE = PROBE): Promise<Scene> {
   const log = new Logbook();
   const onEvent = (event: udp.ServerEvent): void => log.say("server", udp.formatEvent(event));
@@ -243,7 +243,7 @@ export type Moment = {
   from: Moment[]; // calls of the other side that sent what this one received
 };
 
-/** Both sides as they go, on one clock. Of a crossing, what sends is told before what receives. */
+/** Both sides as they go, on one clock. Of a crossing, what sends comes before what receives. */
 export class Logbook {
   /** In the order of time. */
   readonly moments: Moment[] = [];

@@ -21,7 +21,7 @@ def send_input(sock):
         input_ended = True
         sock.shutdown(socket.SHUT_WR)  # no more to send; echoes may still come
     except OSError:
-        pass  # the connection is gone: recv() says so, too
+        pass  # the connection is gone: recv() will end, too
 
 
 def receive_echo(sock):

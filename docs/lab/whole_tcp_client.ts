@@ -57,7 +57,7 @@ try {
   const signal = AbortSignal.timeout(5000);
   const conn = await Deno.connect({ ...server, signal });
   console.error("Type sentences, and stop at the end:");
-  sendInput(conn).catch(() => {}); // a connection that is gone: read() says so
+  sendInput(conn).catch(() => {}); // it is gone: read() will end, too
   wrong = await receiveEcho(conn);
   // Step 1c.ii: close the socket.
   conn.close();
