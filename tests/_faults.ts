@@ -220,8 +220,14 @@ export type Network = Disposable & {
   run(command: string): void;
 };
 
+/** A name that `run.ts` knows as one of its run. */
+function networkName(): string {
+  const run = Deno.env.get("ECHO_TEST_RUN") ?? "echo-test";
+  return `${run}-${crypto.randomUUID().slice(0, 8)}`;
+}
+
 /** Makes a network namespace; `using` it removes it. */
-export function makeNetwork(name = `echo-test-${crypto.randomUUID().slice(0, 8)}`): Network {
+export function makeNetwork(name = networkName()): Network {
   const via = ["ip", "netns", "exec", name];
   run(["ip", "netns", "add", name]);
   run([...via, "ip", "link", "set", "lo", "up"]);
@@ -234,7 +240,7 @@ export function makeNetwork(name = `echo-test-${crypto.randomUUID().slice(0, 8)}
 
 /** Two networks of their own, and a cable between them: 10.9.8.1 and .2, fe80::1 and ::2, veth0. */
 export function makeLink(): Disposable & { near: Network; far: Network } {
-  const name = `echo-test-${crypto.randomUUID().slice(0, 8)}`;
+  const name = networkName();
   using stack = new DisposableStack();
   const near = stack.use(makeNetwork(`${name}-1`));
   const far = stack.use(makeNetwork(`${name}-2`));

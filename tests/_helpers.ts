@@ -10,8 +10,8 @@
 import { connect, createServer } from "node:net"; // Deno's own sockets cannot reset
 
 /** For each test: `Deno.test("…", LIMIT, async () => …)` fails rather than hangs. */
-export const LIMIT = { timeout: 30_000 }; // ms
-const KILL_MS = 25_000; // a process this old is killed, so that its test fails with what it said
+export const LIMIT = { timeout: 60_000 }; // ms: several times what any test takes beside other work
+const KILL_MS = 50_000; // a process this old is killed, so that its test fails with what it said
 
 /** The four scripts. */
 export const SCRIPTS = ["tcp_server.ts", "tcp_client.ts", "udp_server.ts", "udp_client.ts"];
@@ -22,6 +22,23 @@ export const PTY: string[] = [
   "-c",
   "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))",
 ];
+
+/** The same for stdout alone: the others are what they are. */
+export const PTY_STDOUT: string[] = [
+  "python3",
+  "-c",
+  `
+import os, subprocess, sys
+master, slave = os.openpty()
+child = subprocess.Popen(sys.argv[1:], stdout=slave)
+os.close(slave)
+try:
+    while data := os.read(master, 65536): os.write(1, data)
+except OSError: pass # Linux: the other end is closed
+sys.exit(child.wait())`,
+];
+
+const SHOWN = 1_000; // characters of what was read in vain
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -43,6 +60,16 @@ export function encode(text: string): Bytes {
 /** Bytes to text. */
 export function decode(bytes: Uint8Array): string {
   return decoder.decode(bytes);
+}
+
+/** What a script does without options, out of its source. That all agree is in `defaults_test.ts`. */
+export const DEFAULTS: { hostname: string; port: number } = readDefaults();
+
+function readDefaults(): { hostname: string; port: number } {
+  const source = Deno.readTextFileSync(fileUrl("tcp_server.ts"));
+  const value = (name: string): string =>
+    new RegExp(`^const ${name} = "?(.*?)"?;`, "m").exec(source)![1]!;
+  return { hostname: value("HOSTNAME"), port: Number(value("PORT").replace("_", "")) };
 }
 
 export const LINUX = Deno.build.os === "linux";
@@ -127,9 +154,9 @@ export async function runScript(
 function leastNet(script: string, args: string[]): string {
   const value = (name: string): string | undefined =>
     args.find((_, i) => [`--${name}`, `-${name === "host" ? "H" : "p"}`].includes(args[i - 1]!));
-  const name = value("host") ?? "127.0.0.1";
+  const name = value("host") ?? DEFAULTS.hostname;
   const host = name.includes(":") ? `[${name}]` : name;
-  const address = `${host}:${value("port") ?? 12_000}`;
+  const address = `${host}:${value("port") ?? DEFAULTS.port}`;
   if (script.startsWith("udp_server")) return host;
   return script.startsWith("udp_client") ? `${host}:0,${address}` : address;
 }
@@ -237,8 +264,9 @@ export class Output {
     while (find() < 0) {
       const { value } = await this.#reader.read();
       if (!value) {
-        const held = JSON.stringify(decode(this.#held));
-        throw new Error(`${this.#name} ended with ${held}, before ${JSON.stringify(mark)}`);
+        const [held, wanted] = [decode(this.#held), mark]
+          .map((text) => JSON.stringify(text.slice(-SHOWN)));
+        throw new Error(`${this.#name} ended with ${held}, before ${wanted}`);
       }
       this.#held = join([this.#held, value]);
     }
@@ -251,6 +279,18 @@ export class Output {
   /** The next line, without its end. */
   async nextLine(): Promise<string> {
     return (await this.until("\n")).slice(0, -1);
+  }
+
+  /** The next `length` bytes. */
+  async exactly(length: number): Promise<Bytes> {
+    while (this.#held.length < length) {
+      const { value } = await this.#reader.read();
+      if (!value) throw new Error(`${this.#name} ended ${length - this.#held.length} bytes early`);
+      this.#held = join([this.#held, value]);
+    }
+    const bytes = this.#held.subarray(0, length);
+    this.#held = this.#held.subarray(length);
+    return bytes;
   }
 
   /** All that is not read yet, to the end. */
@@ -269,10 +309,59 @@ export class Output {
 
 // ---- Peers ----
 
-/** A port where nobody listens. */
+/**
+ * A test file has 100 ports of its own, whatever runs beside it: the system gives them to nobody, as
+ * they lie below the ephemeral range, and no other test file takes them, as this one listens on the
+ * first of them for as long as it runs.
+ */
+const OWN_PORTS = { from: 20_000, blocks: 120, each: 100 };
+const ownPorts = claimPorts();
+let portsGiven = 0;
+
+function claimPorts(): Deno.TcpListener {
+  const { from, blocks, each } = OWN_PORTS;
+  const first = Math.floor(Math.random() * blocks); // not those of a run just before
+  for (let i = 0; i < blocks; i++) {
+    try {
+      return Deno.listen({ hostname: "127.0.0.1", port: from + (first + i) % blocks * each });
+    } catch {
+      // They are another file's.
+    }
+  }
+  throw new Error("all blocks of ports are taken");
+}
+
+/** A port that nobody has, over TCP and UDP, and that nobody but the caller will have. */
 export function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
+  for (let tries = 1; tries < OWN_PORTS.each; tries++) {
+    const port = ownPorts.addr.port + 1 + portsGiven++ % (OWN_PORTS.each - 1);
+    if (isFree(port)) return port;
+  }
+  throw new Error("none of this file's ports is free");
+}
+
+function isFree(port: number): boolean {
+  if (LINUX) { // where it may be in TIME-WAIT, which keeps a program off that does not set SO_REUSEADDR
+    const local = new RegExp(`^ *\\d+: \\w+:${port.toString(16).padStart(4, "0")} `, "im");
+    return ["tcp", "tcp6", "udp", "udp6"].every((name) =>
+      !local.test(readText(`/proc/net/${name}`))
+    );
+  }
+  try {
+    Deno.listen({ hostname: "0.0.0.0", port }).close();
+    Deno.listenDatagram({ transport: "udp", hostname: "0.0.0.0", port }).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function readText(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return ""; // a system without IPv6
+  }
 }
 
 /** A TCP server that treats its first client as `talk` says, and then closes. */
@@ -512,11 +601,11 @@ export class EventLog<E extends { event: string }> {
 /** Numbers and bytes that a seed repeats. */
 export type Random = { int(below: number): number; bytes(length: number): Bytes };
 
-/** Randomness (mulberry32) that prints its seed; `SEED=7 deno task test` repeats a run. */
+/** Randomness (mulberry32): `SEED=7 deno task test` repeats a run. A failure of `run.ts` names its seed. */
 export function seededRandom(
   seed: number = Number(Deno.env.get("SEED") ?? crypto.getRandomValues(new Uint32Array(1))[0]),
 ): Random {
-  console.log(`seed ${seed}`);
+  if (!Deno.env.has("SEED")) console.log(`seed ${seed}`);
   let state = seed;
   function next(): number {
     state = (state + 0x6d2b79f5) | 0;

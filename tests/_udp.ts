@@ -7,7 +7,7 @@
 
 import { type EchoSocket, open, type OpenOptions } from "../udp_client.ts";
 import { type EchoServer, serve, type ServeOptions, type ServerEvent } from "../udp_server.ts";
-import { type Bytes, encode, EventLog, type Script, UdpPeer } from "./_helpers.ts";
+import { type Bytes, encode, EventLog, type Script } from "./_helpers.ts";
 
 /** A server in this process, and its events. */
 export type Server = EchoServer & { port: number; log: EventLog<ServerEvent> };
@@ -133,12 +133,6 @@ export async function openTo(
 /** Where the client finds a server. */
 export function to({ addr }: { addr: Deno.NetAddr }): string[] {
   return ["--port", `${addr.port}`];
-}
-
-/** A port where nobody listens. */
-export async function deadPort(): Promise<number> {
-  await using peer = new UdpPeer();
-  return peer.addr.port;
 }
 
 /** A stream of some chunks. */

@@ -20,6 +20,7 @@ import {
 } from "./_faults.ts";
 import {
   decode,
+  DEFAULTS,
   exchange,
   freePort,
   type Program,
@@ -170,7 +171,7 @@ test("a path that is down for a while: counted, not given up on", NEEDS.namespac
   const port = await server.nextLine();
   // More waits for an address to be resolved than a socket may send: then its sends wait as well.
   link.near.run("echo 4000000 > /proc/sys/net/ipv4/neigh/veth0/unres_qlen_bytes");
-  const args = ["-H", "10.9.8.2", "-p", port, "-c", "5000", "-i", "0.002", "-s", "1400"];
+  const args = ["-H", "10.9.8.2", "-p", port, "-c", "3000", "-i", "0.002", "-s", "1400"];
   await using client = spawn("udp_client.ts", [...args, "--timeout", "0.3", "--json"], {
     via: link.near.via,
     allowNet: `0.0.0.0:0,10.9.8.2:${port}`,
@@ -186,7 +187,7 @@ test("a path that is down for a while: counted, not given up on", NEEDS.namespac
   const { code, stdout } = await client.finish();
   const summary = eventsOf(stdout.slice(stdout.indexOf("\n") + 1))
     .find(({ event }) => event === "summary");
-  assertEquals([code, summary.sent], [1, 5_000]);
+  assertEquals([code, summary.sent], [1, 3_000]);
   assert(summary.lost > 0, "it was never down");
   assert(summary.echoed > 600, `${summary.echoed} came back`); // more than before it was down
 });
@@ -220,9 +221,9 @@ test("addresses of one link: fe80::2%veth0", NEEDS.namespace, async (t) => {
     for (const side of ["server", "client"] as const) {
       await t.step(`${pair}_${side}.ts says which permission it lacks`, async () => {
         const exact = side === "client"
-          ? ofClient(12_000)
+          ? ofClient(DEFAULTS.port)
           : pair === "tcp"
-          ? ofServer(12_000)
+          ? ofServer(DEFAULTS.port)
           : "[fe80::2]";
         const script = `${pair}_${side}.ts`;
         const { via } = side === "server" ? link.far : link.near;

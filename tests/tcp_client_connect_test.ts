@@ -15,6 +15,7 @@ import {
 import { connect } from "../tcp_client.ts";
 import { serve } from "../tcp_server.ts";
 import {
+  DEFAULTS,
   fileUrl,
   freePort,
   hasIpv6,
@@ -261,7 +262,7 @@ sys.exit(subprocess.call(sys.argv[1:]))
       assertEquals([code, stdout], [1, ""]);
       assertEquals(
         stderr,
-        "tcp_client: cannot connect to echo.test:12000: no answer within 0.5 s\n",
+        `tcp_client: cannot connect to echo.test:${DEFAULTS.port}: no answer within 0.5 s\n`,
       );
       assertLess(performance.now() - startedAt, 5_000); // the look-up itself gives up after 10 s
     } finally {
@@ -376,15 +377,15 @@ Deno.test({
     );
     for (const host of ["fe80::1%here", "[fe80::1%here]"]) {
       await t.step(host, async () => {
-        const options = { via: network.via, allowNet: "[fe80::1]:12000" };
+        const options = { via: network.via, allowNet: `[fe80::1]:${DEFAULTS.port}` };
         await using server = spawn("tcp_server.ts", ["--host", host], options);
-        assertMatch(await server.nextLine(), /^listening on tcp \[fe80::1(%\w+)?\]:12000$/);
+        assertMatch(await server.nextLine(), /^listening on tcp \[fe80::1(%\w+)?\]:\d+$/);
         const args = ["--host", host, "hello"];
         const { code, stdout, stderr } = await runScript("tcp_client.ts", args, options);
         assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
         await server.stop();
         const refused = await runScript("tcp_client.ts", args, options);
-        assertMatch(refused.stderr, / --allow-net=\[fe80::1\]:12000 \S+ --host fe80::1%here\n$/);
+        assertMatch(refused.stderr, / --allow-net=\[fe80::1\]:\d+ \S+ --host fe80::1%here\n$/);
       });
     }
   },

@@ -8,7 +8,6 @@ import {
   assert,
   assertEquals,
   assertGreater,
-  assertGreaterOrEqual,
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
@@ -132,16 +131,20 @@ Deno.test(
   LIMIT,
   async (t) => {
     await t.step("kept", async () => {
-      const times: number[] = [];
-      await using server = rudeServer((conn) =>
-        each(conn, (line) => {
-          times.push(performance.now());
-          return writeAll(conn, line);
-        })
-      );
-      const args = ["--port", `${server.port}`, "-c", "6", "-i", "0.05"];
-      assertEquals((await runScript("tcp_client.ts", args)).code, 0);
-      assertGreaterOrEqual(times[5]! - times[0]!, 5 * 50 - 10); // the first may come late
+      async function measure(): Promise<number> {
+        const times: number[] = [];
+        await using server = rudeServer((conn) =>
+          each(conn, (line) => {
+            times.push(performance.now());
+            return writeAll(conn, line);
+          })
+        );
+        const args = ["--port", `${server.port}`, "-c", "6", "-i", "0.05"];
+        assertEquals((await runScript("tcp_client.ts", args)).code, 0);
+        return times[5]! - times[0]!;
+      }
+      // On a busy machine the first may be seen late, and the rest look shorter: not each time.
+      for (let tries = 4; await measure() < 5 * 50 - 10; tries--) assert(tries > 0, "not kept");
     });
 
     await t.step("not kept", async () => {

@@ -22,6 +22,7 @@ import {
   type Bytes,
   decode,
   encode,
+  freePort,
   LIMIT,
   LINUX,
   NO_SIGNALS,
@@ -32,7 +33,7 @@ import {
   UdpPeer,
   unless,
 } from "./_helpers.ts";
-import { deadPort, echo, to } from "./_udp.ts";
+import { echo, to } from "./_udp.ts";
 import { NO_IPV6, NO_PTY } from "./_needs.ts";
 
 Deno.test("arguments: each is sent, the echoes are printed, done", LIMIT, async (t) => {
@@ -132,7 +133,7 @@ Deno.test("without a server: no answer, how many tries, how long, exit 1", LIMIT
     ["--retries 1", ["--retries", "1"], "2 tries", 0.03],
     ["--retries 0", ["--retries", "0"], "1 try", 0.01],
   ];
-  const port = await deadPort();
+  const port = freePort();
   for (const [name, args, tries, seconds] of rows) {
     await t.step(name, async () => {
       const all = ["--port", `${port}`, "--timeout", "0.01", ...args, "hello", "more"];
@@ -459,7 +460,7 @@ Deno.test({
   ...unless(NO_PTY, "at a terminal, one word of a server that does not answer yet"),
   ...LIMIT,
   fn: async (t) => {
-    const port = await deadPort();
+    const port = freePort();
     const args = ["--port", `${port}`, "--timeout", "0.05", "--retries", "4"];
     for (const typed of [true, false]) {
       await t.step(typed ? "typed" : "of an argument", async () => {

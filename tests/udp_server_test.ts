@@ -22,6 +22,7 @@ import {
   decode,
   encode,
   fileUrl,
+  freePort,
   lastLine,
   LIMIT,
   LINUX,
@@ -77,10 +78,9 @@ Deno.test({
 });
 
 Deno.test("serve() is a fixture: at the end of its scope the port is free", LIMIT, async () => {
-  let port: number;
+  const port = freePort();
   {
-    await using server = serve({ port: 0 });
-    port = server.addr.port;
+    await using _server = serve({ port });
     await using peer = new UdpPeer();
     assertEquals(decode(await peer.ask("hello", port)), "hello");
   }
@@ -686,8 +686,9 @@ Deno.test("a signal ends it in order: totals, exit 0", LIMIT, async (t) => {
     await t.step({
       ...unless(NO_SIGNALS, signal),
       fn: async () => {
-        await using server = spawn("udp_server.ts", ["--port", "0"]);
-        const port = await server.port();
+        const port = freePort();
+        await using server = spawn("udp_server.ts", ["--port", `${port}`]);
+        await server.port();
         await using one = new UdpPeer();
         await using other = new UdpPeer();
         for (const peer of [one, other, one]) await peer.ask("hello\n", port);
