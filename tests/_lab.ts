@@ -41,6 +41,7 @@ export async function startServer(name: string, port: number = freePort()): Prom
     assertMatch(await program.nextLine(), new RegExp(`^(listening|ready) on port ${port}$`));
   } catch (error) {
     const { stderr } = await program.stop("SIGKILL");
+    await program[Symbol.asyncDispose]();
     throw new Error(`${name}: ${stderr}`, { cause: error });
   }
   return { program, port, [Symbol.asyncDispose]: () => program[Symbol.asyncDispose]() };

@@ -119,7 +119,7 @@ Deno.test("every option in the documentation exists", LIMIT, async () => {
     .map((command) => command.split(" ").slice(1))
     .map((args) => new Deno.Command(Deno.execPath(), { args, env: { NO_COLOR: "1" } }).outputSync())
     .map(({ stdout }) => decode(stdout))
-    .join("\n") + " --yes --add-port --udp --source-port"; // of npx, a firewall, nping
+    .join("\n") + " --yes --prefer-offline --add-port --udp --source-port"; // of npx, a firewall, nping
   for (const path of DOCS) {
     const text = Deno.readTextFileSync(fileUrl(path));
     for (const [, script, args] of text.matchAll(/ (\w+\.ts)((?: [^\n|<>&`]+)?)/g)) {
@@ -168,7 +168,7 @@ const NAMES = /^(tcp_server|tcp_client|udp_server|udp_client): (.*)/; // of the 
 const EVENT = /^(?:\^C)?\S+:\d+ (?:connected|closed \(.*)$|^(?:\^C)?(?:stopped|listening on): ?.*/;
 /** What stands in a document as code, and is no message: commands, options, code, data. */
 const NO_MESSAGE =
-  /^(-|\$|sudo |deno |npx |npm |docker |python3? |kill |ulimit |ip |ss |nc |ncat |socat |nping |seq |unshare |strace |sysctl |netsh |firewall-cmd |\w+\.ts |echo (stream|dgram) )|[=;]|^new |^\?\? |: ["[]|\w\(|…$/;
+  /^(-|\$|sudo |deno |npx |npm |docker |task |python3? |kill |ulimit |ip |ss |nc |ncat |socat |nping |seq |unshare |strace |sysctl |netsh |firewall-cmd |\w+\.ts |echo (stream|dgram) )|[=;]|^new |^\?\? |: ["[]|\w\(|…$/;
 const OTHERS = ["Allow? [y/n/A]"]; // Deno's own, tried below
 /** What a system says, of which the scripts repeat the reason. */
 const REASONS = ["connection refused", "address already in use", "connection reset by peer"];
