@@ -32,10 +32,17 @@ const SCENE_MS = 400; // before a scene
 
 const HELP = `Draws both sides of three conversations over real sockets on this machine.
 
-Usage: deno run --allow-net=127.0.0.1 --unstable-net docs/demo.ts [options]
+Usage: deno task demo [options] [scene…]
 
-      --mermaid  print Mermaid sequence diagrams, for a report
-  -h, --help     print this`;
+  tcp, udp, probe  the scenes; without one, all of them
+      --mermaid    print Mermaid sequence diagrams, for a report
+  -h, --help       print this`;
+
+const SCENES = new Map<string, () => Promise<Scene>>([
+  ["tcp", () => tcpScene()],
+  ["udp", () => udpScene()],
+  ["probe", () => probeScene()],
+]);
 
 /** The command line. Returns the exit code. */
 async function main(args: string[]): Promise<number> {
@@ -44,7 +51,7 @@ async function main(args: string[]): Promise<number> {
     boolean: ["mermaid", "help"],
     string: ["_"],
     alias: { help: "h" },
-    unknown: (arg) => unknown ||= arg,
+    unknown: (arg) => SCENES.has(arg) || void (unknown ||= arg),
   });
   if (unknown) {
     console.error(`demo: unexpected ${JSON.stringify(unknown)}; --help lists what is allowed`);
@@ -55,8 +62,9 @@ async function main(args: string[]): Promise<number> {
     return 0;
   }
   if (!flags.mermaid) await show(INTRODUCTION);
-  for (const play of [tcpScene, udpScene, probeScene]) {
-    const scene = await play();
+  const names = flags._.length > 0 ? flags._ : [...SCENES.keys()];
+  for (const name of names) {
+    const scene = await SCENES.get(`${name}`)!();
     await show(flags.mermaid ? toMermaid(scene) : toPicture(scene));
   }
   return 0;
@@ -66,6 +74,8 @@ const INTRODUCTION = [
   "Both sides in one picture, drawn by real sockets on this machine. Beside a call",
   "stands its step in the handout, below it what that side prints. Times are in ms.",
   "A FIN is inferred from the end of the stream: no program gets to see one.",
+  "Steps of a server: 1-3 listen, 4 accept, 5 receive and send, 6 close. Of a",
+  "client: 1b socket, 1c connect, 1c.i (here i) send and receive, 1c.ii (ii) close.",
 ];
 
 /** Prints some lines; at a terminal no faster than somebody reads. */
@@ -154,7 +164,7 @@ export async function udpScene(
   };
 }
 
-/** UDP: a probe tells what becomes of datagrams on a bad line. */
+/** UDP: a probe counts what becomes of datagrams on a bad line. */
 export async function probeScene(plan: typeof PROBE = PROBE): Promise<Scene> {
   const log = new Logbook();
   const onEvent = (event: udp.ServerEvent): void => log.say("server", udp.formatEvent(event));
@@ -233,7 +243,7 @@ export type Moment = {
   from: Moment[]; // calls of the other side that sent what this one received
 };
 
-/** Both sides as they go, on one clock. Of a crossing, what sends is told before what receives. */
+/** Both sides as they go, on one clock. Of a crossing, what sends comes before what receives. */
 export class Logbook {
   /** In the order of time. */
   readonly moments: Moment[] = [];
