@@ -103,11 +103,15 @@ export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> 
     if (event.event === "close") closed.resolve();
   }
   const { input, onReady, hangUp } = typist(log, sentences);
-  function onTrace(rung: tcp.Rung): void {
-    log.call("client", rung);
-    if (rung.call === "read() = null") setTimeout(hangUp, 0); // once the client knows of it
+  function onTrace(traceCall: tcp.TraceCall): void {
+    log.call("client", traceCall);
+    if (traceCall.call === "read() = null") setTimeout(hangUp, 0); // once the client knows of it
   }
-  const server = tcp.serve({ port: 0, onEvent, onTrace: (rung) => log.call("server", rung) });
+  const server = tcp.serve({
+    port: 0,
+    onEvent,
+    onTrace: (traceCall) => log.call("server", traceCall),
+  });
   try {
     await talk(input, printer(log), {
       port: server.addr.port,
@@ -135,13 +139,13 @@ export async function udpScene(
     log.say("server", udp.formatEvent(event));
     if (event.event === "close") hangUp();
   }
-  const onTrace = (rung: tcp.Rung): void => log.call("server", rung);
+  const onTrace = (traceCall: tcp.TraceCall): void => log.call("server", traceCall);
   const server = udp.serve({ port: 0, drop, seed, onEvent, onTrace });
   try {
     const socket = await open({
       port: server.addr.port,
       timeoutSeconds,
-      onTrace: (rung) => log.call("client", rung),
+      onTrace: (traceCall) => log.call("client", traceCall),
     });
     const remark = (text: string): void => log.remark("client", `udp_client: ${text}`);
     try {
@@ -168,11 +172,11 @@ export async function udpScene(
 export async function probeScene(plan: typeof PROBE = PROBE): Promise<Scene> {
   const log = new Logbook();
   const onEvent = (event: udp.ServerEvent): void => log.say("server", udp.formatEvent(event));
-  const onTrace = (rung: tcp.Rung): void => log.call("server", rung);
+  const onTrace = (traceCall: tcp.TraceCall): void => log.call("server", traceCall);
   const server = udp.serve({ port: 0, ...BAD_LINE, quiet: true, onEvent, onTrace });
   try {
     const { port } = server.addr;
-    const socket = await open({ port, onTrace: (rung) => log.call("client", rung) });
+    const socket = await open({ port, onTrace: (traceCall) => log.call("client", traceCall) });
     try {
       const book = await probe(socket, plan);
       log.report("client", [formatCounts(book.counts()), ...formatRoundTrips(book.times)]);
@@ -250,7 +254,7 @@ export class Logbook {
   readonly #startedAt = performance.now();
 
   /** A socket call; its bytes are a view of a buffer that will be used again. */
-  call(side: Side, { step, call, note = "", bytes = NO_BYTES }: tcp.Rung): void {
+  call(side: Side, { step, call, note = "", bytes = NO_BYTES }: tcp.TraceCall): void {
     const ms = performance.now() - this.#startedAt;
     const open = { says: [], report: [], to: [], from: [] };
     this.moments.push({ side, ms, step, call, note, bytes: bytes.slice(), ...open });

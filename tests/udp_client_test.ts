@@ -8,7 +8,6 @@
 import {
   assert,
   assertEquals,
-  assertGreater,
   assertGreaterOrEqual,
   assertLess,
   assertMatch,

@@ -35,7 +35,7 @@ import {
   unless,
   WINDOWS,
 } from "./_helpers.ts";
-import { address, deadPort, shown, start, startFake, withClock } from "./_udp.ts";
+import { address, shown, start, startFake, withClock } from "./_udp.ts";
 import { NO_IPV6, NO_PTY } from "./_needs.ts";
 
 // ---- Echoing ----
@@ -895,7 +895,7 @@ Deno.test(
       ] as const
     ) {
       await t.step(`${name}: the port is free again`, async () => {
-        const port = await deadPort();
+        const port = freePort();
         assertEquals(assertThrows(() => serve({ port, ...throwing })), thrown);
         await using _next = serve({ port });
       });
