@@ -24,6 +24,7 @@ const STOP_WORDS = ["stop", "exit"]; // a sentence that is one of these closes i
 
 const BUFFER_BYTES = 4_097; // per connection: 10,000 idle ones fit in 150 MiB; 4,096 do not fill it
 const LARGE_BUFFER_BYTES = 65_536; // for a connection whose traffic fills the small one
+const MAX_BULK = 64; // connections that wait with a large buffer; the others wait with a small one
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
 const LINES_AT_ONCE = 256; // of one connection are taken before it echoes them
 const LETTERS_AT_ONCE = 16_384; // the same for long lines, as these take longer to print
@@ -32,6 +33,7 @@ const BULK_TURN_MS = 50; // the same for large reads: one of hundreds of bulk cl
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
 const SWEEP_MS = 100; // between two looks at who is silent
 const SENTENCE_SWEEPS = 5; // 500 ms of silence end a sentence that was sent without a line end
+const DRAINED_SWEEPS = 2; // without a byte, at the end: all that was received is read
 const GRACE_MS = 5_000; // for a client to take its last echoes and to close
 const REPORT_MS = 500; // into a shutdown it reports what it waits for
 
@@ -70,6 +72,7 @@ class Server {
   readonly #options: ServeOptions;
   readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #connections = new Map<Connection, Promise<void>>();
+  readonly #bulk = new Set<Connection>(); // those that wait with a large buffer
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
   readonly #startedAt = performance.now(); // ms
   readonly #warned = new Set<string>(); // kinds of warnings that are given once
@@ -87,7 +90,13 @@ class Server {
     this.#stopWords = stopWords;
     this.#options = options;
     const { onTrace } = options;
-    this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
+    this.#onTrace = onTrace && ((call): void => {
+      try {
+        onTrace(call);
+      } catch (error) {
+        this.#abort(error);
+      }
+    });
   }
 
   /** Step 4: accept each connection request; its new socket is for that client alone. */
@@ -113,6 +122,7 @@ class Server {
   /** Step 5: receive and send. Every byte goes back as it came, in order. */
   async #serveClient(connection: Connection): Promise<void> {
     const { conn, peer } = connection;
+    const { echo = true } = this.#options;
     const small = new Uint8Array(BUFFER_BYTES);
     let buffer = small;
     try {
@@ -128,9 +138,19 @@ class Server {
         connection.bytes += size;
         connection.silentSweeps = this.#silentSweeps = 0;
         // Half-closed, it only reads on: a close with bytes unread would reset the connection.
-        if (!connection.reason) await this.#echo(connection, received);
+        for (let at = 0, echoed = 0; at < size && !connection.reason;) {
+          const { end, stops } = this.#takeLines(connection, received, at);
+          const next = this.#isEnding ? size : end; // time is short then: echoes go before lines
+          if (echo && next > echoed) {
+            await this.#writeAll(connection, received.subarray(echoed, next));
+          }
+          [at, echoed] = [end, Math.max(echoed, next)];
+          if (stops) this.#halfClose(connection, "stop");
+          else if (connection.printing) await connection.printed();
+          else if (at < size) await this.#yieldToOthers(LINES_TURN_MS);
+        }
         if (size > BUFFER_BYTES) await this.#yieldToOthers(BULK_TURN_MS);
-        buffer = size < buffer.length ? small : connection.takeLargeBuffer();
+        buffer = this.#needsLargeBuffer(connection, size, buffer) ? connection.largeBuffer : small;
       }
       this.#onTrace?.({ step: "5", call: "read() = null", peer, note: "FIN (inferred)" });
     } catch (error) {
@@ -140,33 +160,29 @@ class Server {
     }
   }
 
-  /** Echoes what was received and prints its lines, some at a time. */
-  async #echo(connection: Connection, received: Uint8Array): Promise<void> {
-    const { echo = true } = this.#options;
-    for (let at = 0, echoed = 0; at < received.length && !connection.reason;) {
-      const { end, stops } = this.#takeLines(connection, received, at);
-      // While the server ends, time is short: echoes go before lines.
-      const next = this.#isEnding ? received.length : end;
-      if (echo && next > echoed) await this.#writeAll(connection, received.subarray(echoed, next));
-      [at, echoed] = [end, Math.max(echoed, next)];
-      if (stops) this.#halfClose(connection, "stop");
-      else if (at < received.length) {
-        if (connection.printing) await connection.printed();
-        await this.#yieldToOthers(LINES_TURN_MS);
-      }
-    }
-  }
-
   /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). */
   async #writeAll(connection: Connection, bytes: Uint8Array): Promise<void> {
     const { conn, peer } = connection;
     connection.isAwaited = connection.isWriting = true;
     for (let rest = bytes; rest.length > 0;) {
       this.#onTrace?.({ step: "5", call: `write(${rest.length})`, peer, bytes: rest });
-      rest = rest.subarray(await conn.write(rest));
+      const size = await conn.write(rest);
       connection.silentSweeps = this.#silentSweeps = 0;
+      if (size === rest.length) break;
+      rest = rest.subarray(size);
     }
     connection.isAwaited = connection.isWriting = false;
+  }
+
+  /**
+   * A read that filled its buffer is followed by one into a large buffer; so are large reads, but
+   * of a few connections only, as each of these may fall silent with its large buffer in use.
+   */
+  #needsLargeBuffer(connection: Connection, size: number, buffer: Uint8Array): boolean {
+    const bulk = this.#bulk;
+    if (size < LARGE_BUFFER_BYTES / 4) bulk.delete(connection);
+    else if (bulk.size < MAX_BULK) bulk.add(connection);
+    return size === buffer.length || bulk.size > 0 && bulk.has(connection);
   }
 
   /** Step 6, its first half: the client reads every echo, then the end of the stream (UNP 6.6). */
@@ -183,6 +199,7 @@ class Server {
   #close(connection: Connection): void {
     if (connection.isClosed) return;
     connection.isClosed = true;
+    connection.stopWaiting();
     this.#onTrace?.({ step: "6", call: "close()", peer: connection.peer });
     connection.conn.close();
   }
@@ -265,9 +282,10 @@ class Server {
 
   // ---- The beginning and the end of a connection ----
 
-  #opened({ conn, peer }: Connection): void {
+  #opened(connection: Connection): void {
+    const { conn, peer } = connection;
     setSocketOptions(conn);
-    if (!this.#options.quiet) this.#report({ event: "open", peer });
+    if (!this.#options.quiet) connection.printing = this.#report({ event: "open", peer });
   }
 
   /** What fails in a connection stays in it: a reset, a network that is down. */
@@ -281,6 +299,7 @@ class Server {
     const { lines, peer, bytes, startedAt } = connection;
     this.#close(connection);
     this.#connections.delete(connection);
+    this.#bulk.delete(connection);
     this.#onFreed();
     if (lines.isUnended) this.#takeSentence(connection, lines.takeUnended());
     const { reason = "eof", messages } = connection;
@@ -309,16 +328,13 @@ class Server {
     this.#warned.add(kind);
   }
 
-  /** Reports an event; the promise is that of `onEvent`, if it returns one. */
+  /**
+   * Reports an event; the promise is that of `onEvent`, if it returns one. What `onEvent` throws
+   * ends the server, and `finished` rejects with it.
+   */
   #report(event: ServerEvent): Promise<unknown> | undefined {
-    const { onEvent } = this.#options;
-    return onEvent && this.#callBack(() => onEvent(event));
-  }
-
-  /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
-  #callBack(callback: () => unknown): Promise<unknown> | undefined {
     try {
-      const result = callback();
+      const result = this.#options.onEvent?.(event);
       if (result instanceof Promise) return result.catch((error) => this.#abort(error));
     } catch (error) {
       this.#abort(error);
@@ -343,6 +359,7 @@ class Server {
     if (this.#isEnding) return;
     this.#endsAt = performance.now() + GRACE_MS;
     this.#silentSweeps = 0; // what was sent before is still on its way
+    for (const connection of this.#connections.keys()) connection.stopWaiting();
   }
 
   /**
@@ -354,7 +371,7 @@ class Server {
     const now = performance.now();
     const { idleSeconds } = this.#options;
     const idleSweeps = (idleSeconds || Infinity) * 1000 / SWEEP_MS;
-    const allSilent = this.#silentSweeps++ > 0; // else a connection may only wait for its turn
+    const allSilent = this.#silentSweeps++ >= DRAINED_SWEEPS; // else one may wait for its turn
     const isOver = now >= this.#endsAt && this.#overdueSweeps++ > 0;
     if (now >= this.#endsAt - GRACE_MS + REPORT_MS && !isOver) this.#reportWaiting();
     for (const connection of this.#connections.keys()) {
@@ -365,7 +382,7 @@ class Server {
         this.#close(connection);
       } else if (connection.reason) continue;
       else if (silent >= idleSweeps) this.#halfClose(connection, "idle");
-      else if (this.#isEnding && allSilent && silent > 0 && !connection.isWriting) {
+      else if (this.#isEnding && allSilent && silent >= DRAINED_SWEEPS && !connection.isWriting) {
         this.#halfClose(connection, "shutdown");
       }
     }
@@ -403,6 +420,7 @@ class Connection {
   isClosed = false;
   silentSweeps = 0; // in which it was waited for and no byte moved
   printing: Promise<unknown> | undefined; // while its lines wait for room in the output
+  stopWaiting = (): void => {}; // for that room
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
   overdueSweeps = 0; // since then
@@ -413,13 +431,16 @@ class Connection {
     this.peer = formatAddress(conn.remoteAddr);
   }
 
-  /** Waits until its lines have room. */
+  /** Waits until its lines have room, or until `stopWaiting` is called. */
   async printed(): Promise<void> {
-    await this.printing;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.stopWaiting = resolve;
+    this.printing?.then(() => resolve());
+    await promise;
     this.printing = undefined;
   }
 
-  takeLargeBuffer(): Uint8Array<ArrayBuffer> {
+  get largeBuffer(): Uint8Array<ArrayBuffer> {
     return this.#largeBuffer ??= new Uint8Array(LARGE_BUFFER_BYTES);
   }
 
@@ -505,7 +526,7 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
   -H, --host HOST          address to listen on (default ${HOSTNAME})
   -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default ${PORT})
-      --stop WORD…         a sentence to close its connection (default ${STOP_WORDS.join(", ")})
+      --stop WORD…         a sentence to close a connection (default ${STOP_WORDS.join(", ")})
       --no-stop            no sentence is a command: plain RFC 862
       --no-echo            print only (task 1)
       --once               end after the first connection
@@ -520,8 +541,8 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
 Every line is printed while anybody reads them: a slow reader slows the clients
 down, and lines are dropped and counted only when nobody took one for 1 s.
-A client that is to close, at a stop word or --idle, has 5 s for it. Clients that
-are silent keep their place at --max-connections: --idle frees it.`;
+A client that is to close, at a stop word or --idle, has 5 s for it. Silent
+clients keep their place at --max-connections: --idle frees it.`;
 
 /** The command line: options to `serve`, events to lines, signals to a shutdown. */
 export async function main(args: string[]): Promise<number> {
@@ -550,7 +571,7 @@ export async function main(args: string[]): Promise<number> {
     },
     unknown: (arg: string) => refuse(arg, args),
   });
-  if (flags.help || flags.version) return await printText(flags.help ? HELP : `${NAME} ${VERSION}`);
+  if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
   for (const word of flags._) refuse(word, args);
   if (flags["reuse-port"] && Deno.build.os !== "linux") {
     throw new UsageError("--reuse-port is for Linux only");
@@ -746,10 +767,13 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
 const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
+const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
+const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
-const REPORT_LOST_MS = 500; // for the report of lines that are lost at the end
+const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -941,20 +965,26 @@ function onSignals(stop?: () => void): void {
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
 /**
- * Writes a piece of `bytes`, and returns what is left. The piece is so small that it is taken as a
- * whole or not at all where `to` does not block, as whoever shares a pipe or a terminal may set.
+ * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
+ * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
+ * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
+ * of its own before it writes it: what was kept there must not be written again.
  */
-async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<Uint8Array> {
-  const piece = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096); // PIPE_BUF of pipe(7)
-  while (true) {
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+  const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
+  const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
+  const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
+  for (let rest = piece;;) {
     try {
-      return bytes.subarray(await to.write(piece));
+      rest = rest.subarray(await to.write(rest));
+      if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
   }
@@ -968,9 +998,11 @@ class Output {
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
+  #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
   #isClosed = false;
@@ -991,7 +1023,7 @@ class Output {
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
-    if (isFull && !isWaitedFor) return void this.#dropped++;
+    if (isFull && !isWaitedFor) return this.#drop();
     this.#waiting += line() + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
@@ -1001,15 +1033,12 @@ class Output {
     const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      if (this === stdout && pause > 0) await sleep(pause);
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 4;
+      if (gathers && pause > 0) await sleep(pause);
       this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        while (this.#unwritten.length > 0) {
-          this.#unwritten = await writePiece(Deno[this.name], this.#unwritten);
-          this.#silentTicks = 0;
-          this.#makeRoom();
-        }
+        while (this.#unwritten.length > 0) await this.#writeSome();
       } catch (error) {
         this.#fail(error);
       }
@@ -1018,6 +1047,32 @@ class Output {
     }
     clearInterval(ticker);
     this.#writing = undefined;
+  }
+
+  /**
+   * Writes a piece of the lines. Only small pieces show that a slow reader reads; large ones cost
+   * less, and are for a reader that was fast so far.
+   */
+  async #writeSome(): Promise<void> {
+    const to = Deno[this.name];
+    const lines = this.#unwritten;
+    const startedAt = performance.now();
+    const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
+    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    try {
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const isFast = performance.now() - startedAt < FAST_MS;
+      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#unwritten = lines.subarray(size);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      // Nobody knows how much of the large piece was taken: it counts as lost.
+      this.#fastBytes = -Infinity;
+      this.#dropped += linesIn(large);
+      this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
+    }
+    this.#silentTicks = 0;
+    this.#makeRoom();
   }
 
   #fail(error: unknown): void {
@@ -1044,8 +1099,13 @@ class Output {
     if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
   }
 
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
   #warnDropped(): void {
-    const how = this.#silentTicks < STUCK_TICKS ? "read too slowly" : "not read";
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
     this.#ticksToWarning = WARN_TICKS;
@@ -1053,32 +1113,38 @@ class Output {
   }
 
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
-  async flush(): Promise<void> {
+  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
     if (this.#isClosed) return;
-    this.#silentTicks = 0;
-    while (this.#writing && this.#silentTicks < GIVE_UP_TICKS) {
+    for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
       this.#warnDropped();
       return await this.flush();
     }
-    const text = decoder.decode(this.#unwritten) + this.#waiting;
-    const lost = this.#dropped + text.split("\n").length - 1;
+    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
     this.#isClosed = true;
     stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
 }
 
+function linesIn(bytes: Uint8Array): number {
+  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
+}
+
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/** Prints a text to stdout. Returns the exit code. */
-async function printText(text: string): Promise<number> {
-  stdout.print(() => text);
-  await stdout.flush();
-  return stdout.failed ? 1 : 0;
+/** Prints a short text to stdout, and returns the exit code. @throws Error where it cannot */
+function printText(text: string): number {
+  try {
+    Deno.stdout.writeSync(encoder.encode(`${text}\n`));
+    return 0;
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
 }
 
 /** Warns a person on stderr; under --json it is an event on stdout, too. */
@@ -1126,7 +1192,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     code = reportError(error);
   }
   await Promise.all([stdout.flush(), stderr.flush()]);
-  await Promise.race([stderr.flush(), sleep(REPORT_LOST_MS)]);
+  await stderr.flush(REPORT_TICKS); // the report of what was not read
   Deno.exit(code);
 }
 

@@ -909,7 +909,7 @@ export async function main(args: string[]): Promise<number> {
     },
     unknown: (arg: string, name?: string) => name === undefined || refuse(arg, args),
   });
-  if (flags.help || flags.version) return await printText(flags.help ? HELP : `${NAME} ${VERSION}`);
+  if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
   const stopWords = flags["no-stop"] ? [] : flags.stop;
   toStopWords("--stop", stopWords);
   const hostname = toHost(flags.host);
@@ -1267,7 +1267,9 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
 /** Writes an echo to stdout, byte for byte; a slow reader is waited for. */
 async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    for (let rest = bytes; rest.length > 0;) rest = await writePiece(Deno.stdout, rest);
+    for (let rest = bytes; rest.length > 0;) {
+      rest = rest.subarray(await writePiece(Deno.stdout, rest));
+    }
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
@@ -1361,10 +1363,13 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
 const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
+const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
+const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
-const REPORT_LOST_MS = 500; // for the report of lines that are lost at the end
+const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -1556,20 +1561,26 @@ function onSignals(stop?: () => void): void {
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
 /**
- * Writes a piece of `bytes`, and returns what is left. The piece is so small that it is taken as a
- * whole or not at all where `to` does not block, as whoever shares a pipe or a terminal may set.
+ * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
+ * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
+ * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
+ * of its own before it writes it: what was kept there must not be written again.
  */
-async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<Uint8Array> {
-  const piece = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096); // PIPE_BUF of pipe(7)
-  while (true) {
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+  const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
+  const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
+  const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
+  for (let rest = piece;;) {
     try {
-      return bytes.subarray(await to.write(piece));
+      rest = rest.subarray(await to.write(rest));
+      if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
   }
@@ -1583,9 +1594,11 @@ class Output {
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
+  #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
   #isClosed = false;
@@ -1606,7 +1619,7 @@ class Output {
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
-    if (isFull && !isWaitedFor) return void this.#dropped++;
+    if (isFull && !isWaitedFor) return this.#drop();
     this.#waiting += line() + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
@@ -1616,15 +1629,12 @@ class Output {
     const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      if (this === stdout && pause > 0) await sleep(pause);
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 4;
+      if (gathers && pause > 0) await sleep(pause);
       this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        while (this.#unwritten.length > 0) {
-          this.#unwritten = await writePiece(Deno[this.name], this.#unwritten);
-          this.#silentTicks = 0;
-          this.#makeRoom();
-        }
+        while (this.#unwritten.length > 0) await this.#writeSome();
       } catch (error) {
         this.#fail(error);
       }
@@ -1633,6 +1643,32 @@ class Output {
     }
     clearInterval(ticker);
     this.#writing = undefined;
+  }
+
+  /**
+   * Writes a piece of the lines. Only small pieces show that a slow reader reads; large ones cost
+   * less, and are for a reader that was fast so far.
+   */
+  async #writeSome(): Promise<void> {
+    const to = Deno[this.name];
+    const lines = this.#unwritten;
+    const startedAt = performance.now();
+    const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
+    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    try {
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const isFast = performance.now() - startedAt < FAST_MS;
+      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#unwritten = lines.subarray(size);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      // Nobody knows how much of the large piece was taken: it counts as lost.
+      this.#fastBytes = -Infinity;
+      this.#dropped += linesIn(large);
+      this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
+    }
+    this.#silentTicks = 0;
+    this.#makeRoom();
   }
 
   #fail(error: unknown): void {
@@ -1659,8 +1695,13 @@ class Output {
     if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
   }
 
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
   #warnDropped(): void {
-    const how = this.#silentTicks < STUCK_TICKS ? "read too slowly" : "not read";
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
     this.#ticksToWarning = WARN_TICKS;
@@ -1668,32 +1709,38 @@ class Output {
   }
 
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
-  async flush(): Promise<void> {
+  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
     if (this.#isClosed) return;
-    this.#silentTicks = 0;
-    while (this.#writing && this.#silentTicks < GIVE_UP_TICKS) {
+    for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
       this.#warnDropped();
       return await this.flush();
     }
-    const text = decoder.decode(this.#unwritten) + this.#waiting;
-    const lost = this.#dropped + text.split("\n").length - 1;
+    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
     this.#isClosed = true;
     stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
 }
 
+function linesIn(bytes: Uint8Array): number {
+  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
+}
+
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/** Prints a text to stdout. Returns the exit code. */
-async function printText(text: string): Promise<number> {
-  stdout.print(() => text);
-  await stdout.flush();
-  return stdout.failed ? 1 : 0;
+/** Prints a short text to stdout, and returns the exit code. @throws Error where it cannot */
+function printText(text: string): number {
+  try {
+    Deno.stdout.writeSync(encoder.encode(`${text}\n`));
+    return 0;
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
 }
 
 /** Warns a person on stderr; under --json it is an event on stdout, too. */
@@ -1741,7 +1788,7 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
     code = reportError(error);
   }
   await Promise.all([stdout.flush(), stderr.flush()]);
-  await Promise.race([stderr.flush(), sleep(REPORT_LOST_MS)]);
+  await stderr.flush(REPORT_TICKS); // the report of what was not read
   Deno.exit(code);
 }
 

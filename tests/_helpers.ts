@@ -38,6 +38,8 @@ except OSError: pass # Linux: the other end is closed
 sys.exit(child.wait())`,
 ];
 
+const SHOWN = 1_000; // characters of what was read in vain
+
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 const latin1 = new TextDecoder("latin1"); // one character a byte: an index in one is one in both
@@ -262,8 +264,9 @@ export class Output {
     while (find() < 0) {
       const { value } = await this.#reader.read();
       if (!value) {
-        const held = JSON.stringify(decode(this.#held));
-        throw new Error(`${this.#name} ended with ${held}, before ${JSON.stringify(mark)}`);
+        const [held, wanted] = [decode(this.#held), mark]
+          .map((text) => JSON.stringify(text.slice(-SHOWN)));
+        throw new Error(`${this.#name} ended with ${held}, before ${wanted}`);
       }
       this.#held = join([this.#held, value]);
     }
@@ -276,6 +279,18 @@ export class Output {
   /** The next line, without its end. */
   async nextLine(): Promise<string> {
     return (await this.until("\n")).slice(0, -1);
+  }
+
+  /** The next `length` bytes. */
+  async exactly(length: number): Promise<Bytes> {
+    while (this.#held.length < length) {
+      const { value } = await this.#reader.read();
+      if (!value) throw new Error(`${this.#name} ended ${length - this.#held.length} bytes early`);
+      this.#held = join([this.#held, value]);
+    }
+    const bytes = this.#held.subarray(0, length);
+    this.#held = this.#held.subarray(length);
+    return bytes;
   }
 
   /** All that is not read yet, to the end. */

@@ -6,17 +6,8 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import {
-  decode,
-  fileUrl,
-  hasIpv6,
-  LIMIT,
-  type Result,
-  runScript,
-  SCRIPTS,
-  spawn,
-  unless,
-} from "./_helpers.ts";
+import { decode, fileUrl, hasIpv6, LIMIT, runScript, SCRIPTS, spawn, unless } from "./_helpers.ts";
+import { synced } from "./sync.ts";
 
 const SERVERS = SCRIPTS.filter((script) => script.includes("server"));
 const CLIENTS = SCRIPTS.filter((script) => script.includes("client"));
@@ -128,15 +119,29 @@ function assertOneLine(stderr: string, script: string): void {
   assertMatch(stderr, new RegExp(`^${nameOf(script)}: [^\\x00-\\x1f\\x7f-\\x9f]+\\n$`));
 }
 
-/** The results of `run` for all items, four at a time. */
-async function fewAtOnce<T, R>(items: T[], run: (item: T) => Promise<R>): Promise<R[]> {
-  const results: R[] = [];
-  const queue = items.entries(); // shared: each takes the next
-  async function work(): Promise<void> {
-    for (const [i, item] of queue) results[i] = await run(item);
-  }
-  await Promise.all([work(), work(), work(), work()]);
-  return results;
+/** How `main` ends: the exit code that it means, and what it says. */
+type Answer = { code: number; said: string };
+
+/** What the `main` of a script answers to each of some command lines: one process for all of them. */
+async function askMain(
+  script: string,
+  lines: string[][],
+): Promise<Answer[]> {
+  const stdin = `
+    const { main } = await import("${fileUrl(script)}");
+    const answers = [];
+    for (const args of ${JSON.stringify(lines)}) {
+      answers.push(await main(args).then((code) => ({ code, said: "" }), (error) => ({
+        code: error.constructor.name === "UsageError" ? 2 : 1,
+        said: error.message,
+      })));
+    }
+    await new Blob([JSON.stringify(answers)]).stream().pipeTo(Deno.stdout.writable);
+    Deno.exit();
+  `;
+  const { code, stdout, stderr } = await runScript("-", [], { allowNet: false, stdin });
+  assertEquals([code, stderr], [0, ""]);
+  return JSON.parse(stdout);
 }
 
 for (const script of SCRIPTS) {
@@ -148,16 +153,23 @@ for (const script of SCRIPTS) {
       const odd = script === SCRIPTS[0] ? ODD : [];
       const rows = [...ALL_WRONG, ...odd, ...kind, ...WRONG[script] ?? []];
       // Without permission: had it tried to open anything, it would say that instead.
-      const run = ([args]: Row): Promise<Result> => runScript(script, args, { allowNet: false });
-      const results = await fewAtOnce(rows, run);
+      const answers = await askMain(script, rows.map(([args]) => args));
       for (const [i, [args, ...says]] of rows.entries()) {
         await t.step(JSON.stringify(args), () => {
-          const { code, stdout, stderr } = results[i]!;
-          assertOneLine(stderr, script);
-          for (const words of says) assertStringIncludes(stderr, words);
-          assertEquals([code, stdout], [2, ""]);
+          const { code, said } = answers[i]!;
+          assertOneLine(`${nameOf(script)}: ${said}\n`, script);
+          for (const words of says) assertStringIncludes(said, words);
+          assertEquals(code, 2);
         });
       }
+
+      const [args, ...says] = rows[0]!;
+      await t.step(`${JSON.stringify(args)}, as a process`, async () => {
+        const { code, stdout, stderr } = await runScript(script, args, { allowNet: false });
+        assertOneLine(stderr, script);
+        for (const words of says) assertStringIncludes(stderr, words);
+        assertEquals([code, stdout], [2, ""]);
+      });
     },
   );
 
@@ -211,10 +223,12 @@ for (const script of SCRIPTS) {
     `${script}: what cannot be a host is one line, however it is written`,
     LIMIT,
     async (t) => {
-      for (const host of ["two words", "two\nlines", "\x1b[31mred", "http://localhost", "[::1]"]) {
-        await t.step(JSON.stringify(host), async () => {
-          const options = { allowNet: "127.0.0.1" };
-          const { code, stdout, stderr } = await runScript(script, ["--host", host], options);
+      const hosts = ["two words", "two\nlines", "\x1b[31mred", "http://localhost", "[::1]"];
+      const results = await Promise.all(
+        hosts.map((host) => runScript(script, ["--host", host], { allowNet: "127.0.0.1" })),
+      );
+      for (const [i, { code, stdout, stderr }] of results.entries()) {
+        await t.step(JSON.stringify(hosts[i]), () => {
           assertOneLine(stderr, script);
           assert(code === 1 || code === 2, `exit ${code}`);
           assertEquals(stdout, "");
@@ -231,7 +245,7 @@ for (const script of SCRIPTS) {
     ...LIMIT,
     fn: async (t) => {
       for (const stderr of ["2> /dev/full", "2>&-"]) {
-        for (const [args, expected] of [[["--bad"], 2], [["--port", "x"], 2], [[], 1]] as const) {
+        for (const [args, expected] of [[["--bad"], 2], [[], 1]] as const) {
           await t.step(`${args.join(" ") || "no permission"} ${stderr}`, async () => {
             const via = ["sh", "-c", `exec "$@" ${stderr}`, "sh"];
             const { code, stdout } = await runScript(script, [...args], { allowNet: false, via });
@@ -366,15 +380,18 @@ for (const script of SCRIPTS) {
         ...outside.map((value): [string, string, number] => [name, value, 2]),
       ];
     });
-    const results = await fewAtOnce(
-      rows,
-      ([name, value]) => runScript(script, [`--${name}=${value}`], { allowNet: false }),
+    const answers = await askMain(
+      script,
+      rows.map(([name, value]) => {
+        const others = ["size", "interval"].includes(name) ? ["--count", "1"] : [];
+        return [`--${name}=${value}`, ...others];
+      }),
     );
     for (const [i, [name, value, expected]] of rows.entries()) {
       await t.step(`--${name}=${value} is ${expected === 1 ? "in" : "out of"} bounds`, () => {
-        const { code, stderr } = results[i]!;
-        assertEquals(code, expected, stderr);
-        if (expected === 1) assertStringIncludes(stderr, "no permission to use ");
+        const { code, said } = answers[i]!;
+        assertEquals(code, expected, said);
+        if (expected === 1) assertStringIncludes(said, "no permission to use ");
       });
     }
   });
@@ -387,42 +404,47 @@ async function readSource(script: string): Promise<string> {
   return decode(await Deno.readFile(fileUrl(script)));
 }
 
-/** From the line that starts with `marker` to the next such line, or to the end. */
-async function block(script: string, marker: string): Promise<string> {
-  const source = `\n${await readSource(script)}`;
-  const start = source.indexOf(`\n${marker}`);
-  assert(start >= 0, `${script} has no line that starts with "${marker}"`);
-  const end = source.indexOf("\n// ----", start + 1);
-  return source.slice(start + 1, end < 0 ? undefined : end);
-}
-
-for (
-  const [who, scripts] of [
-    ["all four scripts", SCRIPTS],
-    ["both servers", SERVERS],
-    ["both clients", CLIENTS],
-    ["both TCP scripts", SCRIPTS.filter((script) => script.startsWith("tcp"))],
-    ["both UDP scripts", SCRIPTS.filter((script) => script.startsWith("udp"))],
-  ] as const
-) {
-  Deno.test(`what ${who} share is the same, to the letter`, async () => {
-    const marker = `// ---- The same in ${who}`;
-    const [first, ...rest] = await Promise.all(scripts.map((script) => block(script, marker)));
-    assert(first!.split("\n").length > 10, "it is a block");
-    for (const [i, other] of rest.entries()) {
-      const lines = other.split("\n");
-      const at = first!.split("\n").findIndex((line, i) => line !== lines[i]);
-      assert(
-        other === first,
-        `${scripts[0]} and ${scripts[i + 1]} differ, line ${at} of the block`,
-      );
-    }
+/** Where a script is not what its leading scripts make of it: the mark of the first such block. */
+function outOfSync(read: (script: string) => string): string[] {
+  return [...synced(read)].flatMap(([script, source]) => {
+    const [own, wanted] = [read(script).split("\n"), source.split("\n")];
+    const at = own.findIndex((line, i) => line !== wanted[i]);
+    if (at < 0 && own.length === wanted.length) return [];
+    const mark = own.slice(0, at < 0 ? own.length : at).findLast((line) => MARK.test(line));
+    return [`${script}: ${mark}`];
   });
 }
 
-Deno.test("the block that all four share ends each script", async () => {
+const MARK = /^\/\/ ---- The same in (.*): edit it in (\w+\.ts), then `deno task sync`\. ----$/;
+
+function readText(script: string): string {
+  return Deno.readTextFileSync(fileUrl(script));
+}
+
+Deno.test("what scripts share is the same, to the letter", () => {
+  assertEquals(outOfSync(readText), [], "shared blocks differ: run `deno task sync`");
+});
+
+Deno.test("a letter that differs in a shared block is found, and in which", () => {
+  const [leader, other] = ["tcp_server.ts", "tcp_client.ts"];
+  for (const text of ["class LineAssembler {", "function quote("]) {
+    const changed = (script: string): string =>
+      script === leader ? readText(script).replace(text, `${text} `) : readText(script);
+    const found = outOfSync(changed).filter((line) => line.startsWith(other!));
+    const before = readText(leader!).split(text)[0]!.split("\n");
+    assertEquals(found, [`${other}: ${before.findLast((line) => MARK.test(line))}`]);
+  }
+});
+
+Deno.test("each script has its shared blocks, that of all four last", () => {
   for (const script of SCRIPTS) {
-    const shared = await block(script, "// ---- The same in all four scripts");
-    assert((await readSource(script)).endsWith(shared), script);
+    const [transport, side] = script.slice(0, -3).split("_");
+    const marks = readText(script).split("\n").filter((line) =>
+      line.startsWith("// ---- The same")
+    );
+    const blocks = marks.map((mark) => MARK.exec(mark)?.[1]);
+    const names = [`both ${side}s`, `both ${transport!.toUpperCase()} scripts`, "all four scripts"];
+    assertEquals(blocks.toSorted(), names.toSorted(), script);
+    assertEquals(blocks.at(-1), "all four scripts", script);
   }
 });

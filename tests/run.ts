@@ -24,7 +24,12 @@ async function run(args: string[]): Promise<number> {
   const name = `echo-test-${crypto.randomUUID().slice(0, 8)}`;
   const folder = await Deno.makeTempDir({ prefix: `${name}-` });
   const seed = Deno.env.get("SEED") ?? `${crypto.getRandomValues(new Uint32Array(1))[0]}`;
-  const env = { ECHO_TEST_RUN: name, SEED: seed, TMPDIR: folder, TMP: folder, TEMP: folder };
+  // Tests wait more than they compute: with as many at once as there are cores, half of them idle.
+  const jobs = Deno.env.get("DENO_JOBS") ?? `${2 * navigator.hardwareConcurrency}`;
+  const env = {
+    ...{ ECHO_TEST_RUN: name, SEED: seed, DENO_JOBS: jobs },
+    ...{ TMPDIR: folder, TMP: folder, TEMP: folder },
+  };
   try {
     if (args.length === 0 && !await haveSameDefaults(env)) return 1;
     const loud = args.some((arg) => arg.startsWith("--reporter"));
@@ -45,8 +50,7 @@ async function run(args: string[]): Promise<number> {
     if (!loud) await Promise.all([showResults(child.stdout, seed), showErrors(child.stderr)]);
     return (await child.status).code;
   } finally {
-    await endProcesses(name);
-    deleteNetworks(name);
+    await cleanUp(name);
     await Deno.remove(folder, { recursive: true }).catch((error) => console.error(error.message));
   }
 }
@@ -94,6 +98,7 @@ async function showResults(stdout: ReadableStream<Uint8Array>, seed: string): Pr
   const dots = new Dots();
   const ignored = new Map<string, number>(); // by reason
   const printed: string[] = []; // by the tests themselves
+  const failed: string[] = []; // the command that runs it alone
   const report: string[] = []; // ERRORS, FAILURES
   let sum = "deno test ended without a sum";
 
@@ -109,8 +114,10 @@ async function showResults(stdout: ReadableStream<Uint8Array>, seed: string): Pr
       const [, reason = `without a reason: ${name}`] = /\(ignored: (.*)\)$/.exec(name!) ?? [];
       ignored.set(reason, (ignored.get(reason) ?? 0) + 1);
       dots.add(",");
-    } else if (/^(FAILED|cancelled)/.test(outcome ?? "")) dots.fail(`${outcome} ${file}: ${name}`);
-    else if (plain.startsWith("Uncaught error ")) dots.fail(plain);
+    } else if (/^(FAILED|cancelled)/.test(outcome ?? "")) {
+      dots.fail(`${outcome} ${file}: ${name}`);
+      failed.push(commandFor(file!, name!, seed));
+    } else if (plain.startsWith("Uncaught error ")) dots.fail(plain);
     else if (plain && !outcome && !/-- output( end)? --|-- post-test output/.test(plain)) {
       printed.push(plain);
     }
@@ -120,23 +127,16 @@ async function showResults(stdout: ReadableStream<Uint8Array>, seed: string): Pr
   if (report.length > 0 && printed.length > 0) {
     console.log(["", "What tests printed:", ...printed].join("\n"));
   }
-  const commands = new Set<string>();
-  for (const line of report.slice(0, -1)) {
-    print(line);
-    const command = commandFor(stripVTControlCharacters(line), seed);
-    if (command) commands.add(command);
-  }
-  if (commands.size > 0) console.log(["Alone:", ...commands, ""].join("\n"));
+  for (const line of report.slice(0, -1)) print(line);
+  if (failed.length > 0) console.log(["Each alone:", ...failed, ""].join("\n"));
   for (const [reason, count] of ignored) console.log(`${count} ignored: ${reason}`);
   print(sum);
 }
 
-/** `udp_server.ts: … => ./tests/udp_server_test.ts:12:6` as the command that runs this test alone. */
-function commandFor(line: string, seed: string): string | undefined {
-  const [, name, file] = /^(.+) => \.\/(\S+?_test\.ts):\d+:\d+$/.exec(line) ?? [];
-  if (!name) return;
-  const filter = name.split(" ... ")[0]!; // without its steps
-  return `SEED=${seed} deno task test ${file} --filter '${filter.replaceAll("'", "'\\''")}'`;
+/** The command that runs a test alone. */
+function commandFor(file: string, name: string, seed: string): string {
+  const filter = name.replaceAll("'", "'\\''");
+  return `SEED=${seed} deno task test ${file.replace("./", "")} --filter '${filter}'`;
 }
 
 /** A row of dots, one a test. */
@@ -190,6 +190,12 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<stri
 type TextDecoding = ReadableWritablePair<string, Uint8Array>;
 
 // ---- What tests leave behind ----
+
+/** Ends the processes and deletes the network namespaces that a run left. */
+export async function cleanUp(run: string): Promise<void> {
+  await endProcesses(run);
+  deleteNetworks(run);
+}
 
 /** Ends the processes that a run left, and names them. */
 async function endProcesses(run: string): Promise<void> {

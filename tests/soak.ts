@@ -121,12 +121,11 @@ async function realLoss(): Promise<string> {
 async function flood(): Promise<string> {
   return await withServer("udp_server.ts", ["--quiet"], async (server, port) => {
     const before = residentMiB(server.pid);
-    await using flooder = python(FLOOD_UDP, [port, 2_000_000], { killMs: KILL_MS });
+    await using flooder = python(FLOOD_UDP, [port, 1e12], { killMs: KILL_MS }); // without an end
     await flooder.nextLine();
     const [, waited] = await timed(askInFlood(port, 500));
     const growth = residentMiB(server.pid) - before;
-    flooder.kill("SIGKILL");
-    await flooder.finish();
+    await flooder.stop("SIGKILL");
     return `500 others answered, each in ${ms(waited / 500)}, grows by ${growth.toFixed(1)} MiB`;
   });
 }
