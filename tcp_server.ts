@@ -33,7 +33,7 @@ const BULK_TURN_MS = 50; // the same for large reads: one of hundreds of bulk cl
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
 const SWEEP_MS = 50; // between two looks at who is silent
 const SENTENCE_SWEEPS = 10; // 500 ms of silence end a sentence that was sent without a line end
-const DRAINED_SWEEPS = 3; // without a byte, at the end: all that was received is read
+const DRAINED_SWEEPS = 5; // without a byte, at the end: all that was received is read
 const GRACE_MS = 5_000; // for a client to take its last echoes and to close
 const REPORT_MS = 500; // into a shutdown it reports what it waits for
 

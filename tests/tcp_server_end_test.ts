@@ -154,7 +154,12 @@ Deno.test("a signal ends it in order: all is echoed, totals, exit 0", LIMIT, asy
         silent.close();
         talker.close();
         const { code, stdout, stderr } = await server.finish();
-        assertEquals([code, stderr], [0, ""]);
+        // On a busy machine the end takes longer than half a second, and the server says so.
+        assertMatch(
+          stderr,
+          /^(tcp_server: waiting for \d connections? to end, 4\.5 s at most\n)?$/,
+        );
+        assertEquals(code, 0);
         assertMatch(stdout, /closed \(shutdown\): 2 messages, 20006 bytes, /);
         assertMatch(lastLine(stdout), /^stopped.* 2 connections?, 2 messages, 20006 bytes, /);
       },
