@@ -36,7 +36,7 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   // Step 1a: get IP address and port number of the server. A name may have several addresses.
   const { hostname = HOSTNAME, port = PORT } = options;
   const addresses = await resolveInTime(hostname, options.timeoutSeconds);
-  requireNet(...addresses.flatMap((address) => permissionsFor(address, port)));
+  requireNet(...new Set(addresses.flatMap((address) => permissionsFor(address, port))));
   if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
   return new EchoSocket(addresses.map((hostname) => ({ hostname, port })), options);
 }
