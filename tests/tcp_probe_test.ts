@@ -248,7 +248,7 @@ Deno.test(
         const { code, stdout, stderr } = await runScript("tcp_client.ts", args);
         assertEquals(code, 1);
         assertMatch(stdout, new RegExp(`^\\d sent, ${echoed} echoed$`, "m"));
-        assertOneLine(stderr);
+        assertOneLine(stderr.replace(/^tcp_client: the interval of .*\n/, "")); // a busy machine
         assertMatch(stderr, says);
       });
     }
