@@ -17,20 +17,26 @@
 
 import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 
-// The defaults: of the command line, of connect() and converse(), and in the help text.
+// The defaults of the command line, of connect() and converse(), and of the help text.
 const HOSTNAME = "127.0.0.1"; // this machine
 const PORT = 12_000;
-const STOP_WORDS = ["stop", "exit"]; // lines at which the server closes the connection
+const STOP_WORDS = ["stop", "exit"]; // sentences at which the server closes the connection
 const TIMEOUT_SECONDS = 5; // to connect, and for an echo
 
 const READ_BYTES = 65_536;
 const WINDOW_BYTES = 1_048_576; // sent and not yet echoed, at most: kept to compare the echo with
-const WATCH_MS = 100; // between two looks for an echo that is overdue
-const CLOSE_MS = 1_000; // for the server to close at a stop word, before the client says so
-const SURPLUS_MS = 100; // for what comes behind the last echo, to tell how much it is
+const SMALL_BYTES = 4_096; // pieces of the window that are smaller together are joined
+const WATCH_MS = 100; // between two looks at whether an echo is overdue
+const SENTENCE_MS = 500; // of silence end a sentence that was sent without a line end
+const CLOSE_MS = 1_000; // for the server to close at a stop word, before the client warns
+const SURPLUS_MS = 100; // for what comes behind the last echo: it is counted for the report
 const RETRY_MS = 100; // between two tries to connect
 
-/** A client from its first step to its last. @throws as `connect` and `converse` do */
+/**
+ * A client from its first step to its last: connects, converses, closes.
+ *
+ * @throws what {@linkcode connect} and {@linkcode converse} throw
+ */
 export async function talk(
   input: ReadableStream<Uint8Array>,
   output: WritableStream<Uint8Array>,
@@ -40,62 +46,80 @@ export async function talk(
   try {
     return await converse(conn, input, output, options); // Step 1c.i: send and receive data.
   } finally {
-    conn.close(); // Step 1c.ii: close the socket, when no more communication is intended.
+    // Step 1c.ii: close the socket, when no more communication is intended.
+    conn.close();
+    options.onTrace?.({ step: "ii", call: "close()" });
   }
 }
 
-/** Connects to the server. @throws Error that names the address; its cause is of `Deno.connect` */
+/**
+ * Connects to the server.
+ *
+ * @throws RangeError for an option out of its bounds
+ * @throws Error that names the address; its cause is that of `Deno.connect`
+ */
 export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpConn> {
   // Step 1a: get IP address and port number of the server.
-  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
+  const { hostname = HOSTNAME, port = PORT } = options;
   const { timeoutSeconds = TIMEOUT_SECONDS, waitSeconds = 0 } = options;
+  checkBounds(options, BOUNDS);
   const address = formatAddress({ hostname, port });
   const giveUpAt = performance.now() + waitSeconds * 1000;
   for (let tries = 1;; tries++) {
-    try {
-      // Step 1b: create a TCP socket. Step 1c: send a connection request. In Deno one call does both.
-      const late = new AbortController();
-      const request = Deno.connect({ hostname, port, signal: late.signal });
-      const conn = await within(timeoutSeconds * 1000, request);
-      if (!conn) {
-        late.abort();
-        request.then((conn) => conn.close(), () => {});
-        throw new Deno.errors.TimedOut(`no answer within ${timeoutSeconds} s`);
-      }
-      if (isSelfConnect(conn)) {
-        conn.close();
-        throw new Deno.errors.ConnectionRefused("connection refused");
-      }
-      conn.setNoDelay(); // or a small message may wait 40 ms for the ACK of the one before it
-      conn.setKeepAlive(); // or a server whose power failed would be waited for for ever
-      onTrace?.({ step: "1c", call: "connect()", peer: address });
-      const steps = { read: "i", write: "i", closeWrite: "ii", close: "ii" }; // of 1c
-      return onTrace
-        ? traced(conn, { steps, onTrace: ({ peer: _, ...rung }) => onTrace(rung) })
-        : conn;
-    } catch (cause) {
-      if (isFinal(cause) || performance.now() >= giveUpAt) {
-        throw cannot(`connect to ${address}`, cause, startHint(cause, { hostname, port }));
-      }
-      if (tries === 1) options.onWarning?.(`waiting for ${address}: ${reasonOf(cause)}`);
-      await sleep(RETRY_MS);
+    // Step 1b: create a TCP socket. Step 1c: send a connection request. In Deno one call does both.
+    const late = new AbortController();
+    const request = Deno.connect({ hostname, port, signal: late.signal });
+    const failure = await failureOf(request, timeoutSeconds);
+    if (!failure) return opened(await request, options);
+    late.abort();
+    request.then((conn) => conn.close(), () => {}); // it may still come
+    if (isHopeless(failure) || performance.now() >= giveUpAt) {
+      throw cannot(`connect to ${address}`, failure, startHint(failure, { hostname, port }));
     }
+    if (tries === 1) options.onWarning?.(`waiting for ${address}: ${reasonOf(failure)}`);
+    await sleep(RETRY_MS);
+  }
+}
+
+/** Why a request to connect came to nothing; undefined where it did not. */
+async function failureOf(request: Promise<Deno.TcpConn>, timeoutSeconds: number): Promise<unknown> {
+  try {
+    const conn = await within(timeoutSeconds * 1000, request);
+    if (!conn) return new Deno.errors.TimedOut(`no answer within ${timeoutSeconds} s`);
+    if (isSelfConnect(conn)) return new Deno.errors.ConnectionRefused("connection refused");
+  } catch (error) {
+    return error;
+  }
+}
+
+/** A connection with its options set, which is closed if `onTrace` throws. */
+function opened(conn: Deno.TcpConn, { onTrace }: ConnectOptions): Deno.TcpConn {
+  try {
+    setSocketOptions(conn);
+    onTrace?.({ step: "1c", call: "connect()", peer: formatAddress(conn.remoteAddr) });
+    return conn;
+  } catch (error) {
+    conn.close();
+    throw error;
   }
 }
 
 /**
  * Step 1c.i: sends `input` and writes its echo to `output`, both at once (UNP 6.5), and compares the
- * two. It half-closes at the end of `input` and reads to the end of the stream.
+ * two. It half-closes at the end of `input` and reads to the end of the stream. Chunks of `input`
+ * are kept until they are echoed, and must not be changed before.
  *
+ * @throws RangeError for an option out of its bounds
  * @throws EchoError if the echo is missing, late or different, or if the server closes too early
  */
-export function converse(
+export async function converse(
   conn: Deno.TcpConn,
   input: ReadableStream<Uint8Array>,
   output: WritableStream<Uint8Array>,
   options: ConverseOptions = {},
 ): Promise<ConversationTotals> {
-  return new Conversation(conn, options).run(input, output);
+  checkBounds(options, BOUNDS);
+  return await new Conversation(conn, options).run(input, output);
 }
 
 /** The echo is not what was sent: missing, late, different, or more. */
@@ -109,18 +133,20 @@ class Conversation {
   readonly #echo: boolean;
   readonly #timeoutSeconds: number;
   readonly #stopWords: Uint8Array[];
-  readonly #window = new Uint8Array(WINDOW_BYTES); // the last bytes sent; byte n at n % WINDOW_BYTES
-  readonly #stalled = Promise.withResolvers<void>(); // no byte moves, where one is waited for
+  readonly #window: Uint8Array[] = []; // what was sent and is not yet echoed, in pieces
+  readonly #stalled = Promise.withResolvers<void>(); // no byte moves where one is waited for
   #sent = 0;
   #echoed = 0;
-  #writing = false;
-  #printing = false;
-  #halfClosed = false;
-  #ended = false;
-  #left = false; // input that was not sent
+  #sentence: Uint8Array = new Uint8Array(); // the end of what was echoed; without echo, of what was sent
+  #sentenceAt = 0; // ms: when it came
+  #isWriting = false;
+  #isPrinting = false;
+  #isHalfClosed = false;
+  #hasEnded = false;
+  #unsentInput = false;
   #sendFailure: unknown;
-  #silentMs = 0; // since a byte moved: in ticks, as a suspended process has none
-  #openMs = 0; // since a stop word came back, likewise
+  #silentMs = 0; // since a byte moved: counted in ticks, as a suspended process has none
+  #openMs = 0; // that the server stayed open after a stop word
   #onRoom = (): void => {}; // called when the window has some
 
   constructor(conn: Deno.TcpConn, options: ConverseOptions) {
@@ -129,10 +155,10 @@ class Conversation {
     this.#options = options;
     this.#echo = options.echo ?? true;
     this.#timeoutSeconds = options.timeoutSeconds ?? TIMEOUT_SECONDS;
-    this.#stopWords = (options.stopWords ?? STOP_WORDS)
-      .map((word) => trimBlanks(encoder.encode(word)));
+    this.#stopWords = toStopWords("stopWords", options.stopWords ?? STOP_WORDS);
   }
 
+  /** Sends and receives to the end of both. */
   async run(
     input: ReadableStream<Uint8Array>,
     output: WritableStream<Uint8Array>,
@@ -140,19 +166,17 @@ class Conversation {
     const startedAt = performance.now();
     const [reader, writer] = [input.getReader(), output.getWriter()];
     const tick = Math.min(this.#timeoutSeconds * 1000, WATCH_MS);
-    let watching: Promise<void> | undefined;
-    const watch = setInterval(() => watching = turn().then(() => this.#watch(tick)), tick);
-    this.#options.onReady?.();
+    const watch = setInterval(() => this.#watch(tick), tick);
     try {
+      this.#options.onReady?.();
       const sending = this.#sendInput(reader);
       const inputFailed = new Promise<never>((_, reject) => sending.catch(reject));
       await Promise.race([this.#receiveEcho(writer), this.#stalled.promise, inputFailed]);
-      this.#ended = true;
-      if (this.#stopped) await within(LEFT_MS, sending);
+      this.#hasEnded = true;
+      if (this.#stops && this.#owed === 0) await within(UNSENT_MS, sending);
     } finally {
-      this.#ended = true;
+      this.#hasEnded = true;
       clearInterval(watch);
-      await watching;
       reader.cancel().catch(() => {});
       writer.releaseLock();
     }
@@ -164,35 +188,47 @@ class Conversation {
   /** Sends the input as it comes, but never more beyond its echo than the window holds. */
   async #sendInput(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
     for (let chunk; (chunk = (await reader.read()).value);) {
-      if (this.#ended) return void (this.#left = true);
+      if (this.#hasEnded) return void (this.#unsentInput = true);
       while (chunk.length > 0) {
-        const at = this.#sent % WINDOW_BYTES;
-        const piece = chunk.subarray(0, Math.min(WINDOW_BYTES - this.#owed, WINDOW_BYTES - at));
+        const piece = chunk.subarray(0, WINDOW_BYTES - this.#owed);
         if (piece.length === 0) await new Promise<void>((resolve) => this.#onRoom = resolve);
-        else if (!await this.#writeAll(piece, at)) return;
+        else if (!await this.#writeAll(piece)) return;
         chunk = chunk.subarray(piece.length);
       }
       if (!this.#echo) this.#options.onReady?.();
     }
-    if (this.#ended) return;
-    this.#halfClosed = true;
+    if (this.#hasEnded) return;
+    this.#isHalfClosed = true;
+    this.#options.onTrace?.({ step: "ii", call: "closeWrite()", note: "FIN (inferred)" });
     await this.#conn.closeWrite().catch((error) => this.#sendFailure ??= error);
   }
 
-  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). Tells if it could. */
-  async #writeAll(bytes: Uint8Array, at: number): Promise<boolean> {
-    this.#window.set(bytes, at);
+  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). Returns if it could. */
+  async #writeAll(bytes: Uint8Array): Promise<boolean> {
+    const { onTrace } = this.#options;
     this.#sent += bytes.length;
-    this.#writing = true;
-    try {
-      for (let rest = bytes; rest.length > 0; this.#silentMs = 0) {
+    if (this.#echo) this.#keep(bytes);
+    else this.#addToSentence(bytes);
+    this.#reportProgress();
+    this.#isWriting = true;
+    for (let rest = bytes; rest.length > 0; this.#silentMs = 0) {
+      onTrace?.({ step: "i", call: `write(${rest.length})`, bytes: rest });
+      try {
         rest = rest.subarray(await this.#conn.write(rest));
+      } catch (error) { // the server may be gone: what it echoed before is still to be read
+        this.#sendFailure = error;
+        break;
       }
-    } catch (error) {
-      this.#sendFailure = error; // the server may be gone: what it echoed before is still to be read
     }
-    this.#writing = false;
+    this.#isWriting = false;
     return !this.#sendFailure;
+  }
+
+  /** Keeps what is sent, to compare its echo with. */
+  #keep(bytes: Uint8Array): void {
+    const last = this.#window.at(-1);
+    if (!last || last.length + bytes.length > SMALL_BYTES) this.#window.push(bytes);
+    else this.#window[this.#window.length - 1] = joinBytes(last, bytes);
   }
 
   /** Reads the echo to the end of the stream, compares it with the window, and prints it. */
@@ -201,43 +237,52 @@ class Conversation {
     for (let size; (size = await this.#read(buffer)) !== null;) {
       const bytes = buffer.subarray(0, size);
       const owed = this.#owed;
-      const wrong = this.#firstDifference(bytes.subarray(0, owed));
-      this.#printing = true;
+      const intact = this.#takeEcho(bytes);
+      this.#isPrinting = true;
       await writer.write(bytes.slice()); // the sink may keep it
-      this.#printing = false;
-      if (wrong >= 0) {
-        throw new EchoError(`echo differs at byte ${this.#echoed + wrong}, from ${this.#server}`);
+      this.#isPrinting = false;
+      if (intact < Math.min(size, owed)) {
+        throw new EchoError(`echo differs at byte ${this.#echoed + intact}, from ${this.#server}`);
       }
       if (size > owed) throw await this.#countSurplus(size - owed, buffer);
       this.#echoed += size;
+      this.#addToSentence(bytes);
+      this.#reportProgress();
       this.#onRoom();
-      if (this.#owed === 0 && !this.#halfClosed && !this.#stopped) this.#options.onReady?.();
+      if (this.#owed === 0 && !this.#isHalfClosed && !this.#stops) this.#options.onReady?.();
     }
   }
 
   async #read(buffer: Uint8Array): Promise<number | null> {
+    const { onTrace } = this.#options;
+    let size: number | null;
     try {
-      return await this.#conn.read(buffer);
+      size = await this.#conn.read(buffer);
     } catch (cause) {
       throw new EchoError(`${reasonOf(cause)}, from ${this.#server}${this.#missing}`, { cause });
-    } finally {
-      this.#silentMs = this.#openMs = 0;
+    }
+    this.#silentMs = this.#openMs = 0;
+    if (size === null) onTrace?.({ step: "i", call: "read() = null", note: "FIN (inferred)" });
+    else onTrace?.({ step: "i", call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
+    return size;
+  }
+
+  /** Takes `bytes` off the window, as far as they are its echo. Returns how many are. */
+  #takeEcho(bytes: Uint8Array): number {
+    for (let at = 0;;) {
+      const piece = this.#window[0];
+      if (!piece || at === bytes.length) return at;
+      const length = Math.min(piece.length, bytes.length - at);
+      for (let i = 0; i < length; i++) if (bytes[at + i] !== piece[i]) return at + i;
+      at += length;
+      if (length === piece.length) this.#window.shift();
+      else this.#window[0] = piece.subarray(length);
     }
   }
 
-  /** Where `bytes` differ from those that are owed; -1: nowhere. */
-  #firstDifference(bytes: Uint8Array): number {
-    const start = this.#echoed % WINDOW_BYTES;
-    const wanted = this.#window.subarray(start, start + bytes.length);
-    for (let i = 0; i < wanted.length; i++) if (bytes[i] !== wanted[i]) return i;
-    for (let i = wanted.length; i < bytes.length; i++) {
-      if (bytes[i] !== this.#window[i - wanted.length]) return i; // the window is a ring
-    }
-    return -1;
-  }
-
-  /** More came than was sent: reads on for a moment, to tell how much it is. */
+  /** More came than was sent: reads on for a moment, to count how much. */
   async #countSurplus(bytes: number, buffer: Uint8Array): Promise<EchoError> {
+    this.#hasEnded = true; // what is sent from now on would be echoed, too
     const next = (): Promise<number | null> => this.#conn.read(buffer).catch(() => null);
     for (let more; bytes < WINDOW_BYTES && (more = await within(SURPLUS_MS, next()));) {
       bytes += more;
@@ -246,46 +291,59 @@ class Conversation {
     return new EchoError(`${over}${plural(bytes, "byte")} too many came from ${this.#server}`);
   }
 
+  #reportProgress(): void {
+    this.#options.onProgress?.({ sent: this.#sent, echoed: this.#echoed });
+  }
+
   /** Bytes that were sent and did not come back yet. */
   get #owed(): number {
     return this.#echo ? this.#sent - this.#echoed : 0;
   }
 
-  /** Whether a stop word was sent last, and all is echoed: now the server may close. */
-  get #stopped(): boolean {
-    if (this.#owed > 0 || this.#sent === 0) return false;
-    const length = Math.min(this.#sent, PREVIEW_BYTES + 3); // its line end, and the one before it
-    const end = (this.#sent - 1) % WINDOW_BYTES + 1;
-    const last = end >= length
-      ? this.#window.subarray(end - length, end)
-      : joinBytes(this.#window.subarray(end - length), this.#window.subarray(0, end));
-    if (last.at(-1) !== 0x0a) return false;
-    const line = last.subarray(last.lastIndexOf(0x0a, -2) + 1, last.at(-2) === 0x0d ? -2 : -1);
-    return isStopWord(line, this.#stopWords);
+  /** Keeps so much of the end that a stop word, its line end and the one before it fit. */
+  #addToSentence(bytes: Uint8Array): void {
+    const now = performance.now();
+    const isNew = now - this.#sentenceAt >= SENTENCE_MS;
+    this.#sentenceAt = now;
+    const end = bytes.slice(-PREVIEW_BYTES - 3);
+    const isWhole = isNew || end.length === PREVIEW_BYTES + 3;
+    this.#sentence = isWhole ? end : joinBytes(this.#sentence, end).subarray(-PREVIEW_BYTES - 3);
+  }
+
+  /** Whether the last sentence is a stop word: now the server may close. */
+  get #stops(): boolean {
+    const last = this.#sentence;
+    const end = last.at(-1) !== 0x0a ? last.length : last.length - (last.at(-2) === 0x0d ? 2 : 1);
+    const start = end > 0 ? last.lastIndexOf(0x0a, end - 1) + 1 : 0;
+    return end > 0 && isStopWord(last.subarray(start, end), this.#stopWords);
   }
 
   /** What an end that comes too early leaves open. */
   get #missing(): string {
-    if (this.#owed === 1) return `: 1 byte was not echoed (of ${this.#sent})`;
-    if (this.#owed > 0) return `: ${this.#owed} bytes were not echoed (of ${this.#sent})`;
-    return this.#halfClosed || this.#stopped ? "" : " before the end of the input";
+    const were = `${plural(this.#owed, "byte")} ${this.#owed === 1 ? "was" : "were"} not echoed`;
+    if (this.#owed > 0) return `: ${were} (of ${this.#sent})`;
+    return this.#isHalfClosed || this.#stops ? "" : " before the end of the input";
   }
 
   /** Looks if a byte moves wherever one is waited for. */
   #watch(tick: number): void {
-    if (this.#ended) return;
-    const waits = this.#owed > 0 || this.#writing || this.#halfClosed;
-    this.#silentMs = waits && !this.#printing ? this.#silentMs + tick : 0;
+    if (this.#hasEnded) return;
+    const waits = this.#owed > 0 || this.#isWriting || this.#isHalfClosed;
+    this.#silentMs = waits && !this.#isPrinting ? this.#silentMs + tick : 0;
     if (this.#silentMs > this.#timeoutSeconds * 1000) this.#giveUp();
-    if (!this.#stopped || this.#halfClosed) return;
-    const missed = this.#openMs < CLOSE_MS && (this.#openMs += tick) >= CLOSE_MS;
-    if (!missed) return;
-    this.#options.onWarning?.(`${this.#server} does not close at a stop word; Ctrl-D ends this`);
-    this.#options.onReady?.();
+    if (this.#owed > 0 || !this.#stops || this.#isHalfClosed) return;
+    const isMissed = this.#openMs < CLOSE_MS && (this.#openMs += tick) >= CLOSE_MS;
+    if (!isMissed) return;
+    try {
+      this.#options.onWarning?.(`${this.#server} does not close at a stop word; Ctrl-D ends this`);
+      this.#options.onReady?.();
+    } catch (error) {
+      this.#stalled.reject(error);
+    }
   }
 
   #giveUp(): void {
-    if (this.#owed === 0 && this.#halfClosed) return this.#stalled.resolve(); // only it stays open
+    if (this.#owed === 0 && this.#isHalfClosed) return this.#stalled.resolve(); // it stays open
     const what = this.#owed > 0 ? "nothing from" : "nothing is taken by";
     const text = `${what} ${this.#server} for ${this.#timeoutSeconds} s${this.#missing}`;
     this.#stalled.reject(new EchoError(text));
@@ -293,11 +351,12 @@ class Conversation {
 
   /** @throws EchoError unless all was sent and echoed */
   #checkEnd(): void {
-    if (this.#left) throw new EchoError(LEFT);
-    if (
-      this.#owed === 0 && (this.#halfClosed || this.#stopped) && (this.#echo || !this.#sendFailure)
-    ) {
-      return;
+    if (this.#unsentInput) throw new EchoError(UNSENT);
+    const mayEnd = this.#isHalfClosed || this.#stops;
+    if (this.#owed === 0 && mayEnd && (this.#echo || !this.#sendFailure)) return;
+    if (this.#owed > 0 && this.#stops) {
+      const hint = "; --no-stop on both sides sends all";
+      throw new EchoError(`${this.#server} closed at a stop word${this.#missing}${hint}`);
     }
     const how = this.#sendFailure
       ? `${reasonOf(this.#sendFailure)}, from ${this.#server}`
@@ -312,105 +371,155 @@ function isSelfConnect({ localAddr, remoteAddr }: Deno.TcpConn): boolean {
 }
 
 /** Whether no later try to connect can do better. */
-function isFinal(error: unknown): boolean {
+function isHopeless(error: unknown): boolean {
   return error instanceof Deno.errors.NotCapable || error instanceof TypeError ||
     error instanceof URIError;
 }
 
-/** What starts the server, where nobody listens: typed as it stands, it works. */
+/** What starts the server, where nobody listens: typed as it stands, it works in any shell. */
 function startHint(cause: unknown, server: { hostname: string; port: number }): string {
   const { hostname, port } = server;
   if (!(cause instanceof Deno.errors.ConnectionRefused) || port < 1_024) return "";
-  const host = hostname === HOSTNAME ? "" : ` --host ${hostname}`;
-  const options = host + (port === PORT ? "" : ` --port ${port}`);
+  const host = hostname === HOSTNAME ? [] : ["--host", hostname];
+  const options = [...host, ...(port === PORT ? [] : ["--port", `${port}`])];
   const here = import.meta.dirname === Deno.cwd();
   const script = here ? "tcp_server.ts" : new URL("tcp_server.ts", import.meta.url).href;
   const command = Deno.build.standalone
-    ? "tcp_server"
-    : `deno run --allow-net=${withoutZone(formatAddress(server))} ${script}`;
-  return `. Start the server first: ${command}${options}`;
+    ? ["tcp_server"]
+    : ["deno", "run", `--allow-net=${withoutZone(formatAddress(server))}`, script];
+  const words = [...command, ...options].map((word) =>
+    /^[\w.,:/=%-]+$/.test(word) ? word : `'${word}'`
+  );
+  return `. Start the server first: ${words.join(" ")}`;
 }
 
 /** Options of {@linkcode connect}; their defaults are those of the command line. */
 export type ConnectOptions = {
+  /** Name or address of the server; default `127.0.0.1`. */
   hostname?: string;
+  /** Port of the server, 1 to 65535; default 12000. */
   port?: number;
-  timeoutSeconds?: number; // of one try, its name look-up included
-  waitSeconds?: number; // to try again, whatever the reason
-  onWarning?: (text: string) => void; // at the first try that failed, if it waits
-  onTrace?: ((rung: Rung) => void) | undefined;
+  /** Seconds, 0.001 to 3600, for one try, its name look-up included; default 5. */
+  timeoutSeconds?: number;
+  /** Seconds, 0 to 86400, in which to try again, whatever the reason; default 0. */
+  waitSeconds?: number;
+  /** Called at the first try that failed, if it waits. What it throws ends `connect`. */
+  onWarning?: ((text: string) => void) | undefined;
+  /** Called when it is connected. What it throws ends `connect`. */
+  onTrace?: ((call: TraceCall) => void) | undefined;
 };
 
 /** Options of {@linkcode converse}; their defaults are those of the command line. */
 export type ConverseOptions = {
+  /** Whether an echo is expected; default true. */
   echo?: boolean;
-  timeoutSeconds?: number; // in which no byte moves where one is waited for
-  stopWords?: string[]; // lines after which the server may close
-  onReady?: () => void; // at the start, and whenever all that was sent has come back
-  onWarning?: (text: string) => void;
+  /** Seconds, 0.001 to 3600, in which no byte moves where one is waited for; default 5. */
+  timeoutSeconds?: number;
+  /** Sentences after which the server may close, each of 1 to 100 bytes; default `stop`, `exit`. */
+  stopWords?: string[];
+  /** Called at the start, and whenever all that was sent has come back. */
+  onReady?: (() => void) | undefined;
+  /** Called whenever bytes were sent or echoed, with how many in all. */
+  onProgress?: ((progress: { sent: number; echoed: number }) => void) | undefined;
+  /** Called with what a person should know. */
+  onWarning?: ((text: string) => void) | undefined;
+  /** Called at each socket call. What any of these throws ends `converse`. */
+  onTrace?: ((call: TraceCall) => void) | undefined;
 };
 
-/** What a conversation moved, in bytes. */
-export type ConversationTotals = { sent: number; echoed: number; seconds: number };
+/** What a conversation moved. */
+export type ConversationTotals = {
+  /** Bytes that were sent. */
+  sent: number;
+  /** Bytes that came back. */
+  echoed: number;
+  /** How long it took. */
+  seconds: number;
+};
 
-/** A probe is a conversation, too: numbered lines, each sent after the echo of the one before. */
-class Probe {
-  readonly times: number[] = []; // round trips in ms
-  sent = 0;
-  startedAt = 0;
-  sentAt = 0; // the last of them
-  #ended = false;
-  #echoed = Promise.withResolvers<void>();
-  readonly #waiter = new Waiter();
+/**
+ * A probe is a conversation, too: numbered lines, each sent when it is due, whether the echo of the
+ * one before is back or not; at an interval of 0 they are sent one by one. Returns the exit code.
+ */
+async function probe(plan: ProbePlan, options: TalkOptions): Promise<number> {
+  const { count, size, intervalSeconds } = plan;
+  const { hostname = HOSTNAME, port = PORT, quiet, onTrace } = options;
+  const server = formatAddress({ hostname, port });
+  const sentAt: number[] = []; // ms, by line
+  const times: number[] = []; // round trips in ms
+  const ending = Promise.withResolvers<void>();
+  let hasEnded = false;
+  let lastEcho = Promise.withResolvers<void>(); // of the line that was sent last
+  let printed: Promise<void> | undefined; // while the output has no room
+  const counts = (): string => `${sentAt.length} sent, ${times.length} echoed`;
 
-  /** The input of the conversation. */
-  async *lines(
-    { count, size, intervalSeconds }: { count: number; size: number; intervalSeconds: number },
-  ): AsyncGenerator<Uint8Array> {
-    let due = this.startedAt = performance.now();
-    while (this.sent < count && !this.#ended) {
-      const line = encoder.encode(`${`${++this.sent} `.padEnd(size - 1, ".")}\n`);
-      this.#echoed = Promise.withResolvers();
-      this.sentAt = performance.now();
-      yield line;
-      await this.#echoed.promise;
-      due = Math.max(due + intervalSeconds * 1000, performance.now());
-      if (this.sent < count) await this.#waiter.until(due, () => this.#ended);
+  async function* lines(): AsyncGenerator<Uint8Array> {
+    onSignals(end); // the first one ends the probe once what is under way has come back
+    let due = performance.now();
+    while (sentAt.length < count && !hasEnded) {
+      lastEcho = Promise.withResolvers();
+      sentAt.push(performance.now());
+      yield encoder.encode(`${`${sentAt.length} `.padEnd(size - 1, ".")}\n`);
+      if (sentAt.length === count) break;
+      due = Math.max(due + intervalSeconds * 1000, performance.now()); // late ones go in no burst
+      const isDue = intervalSeconds > 0 ? sleep(due - performance.now()) : lastEcho.promise;
+      await Promise.race([isDue.then(() => printed), ending.promise]);
     }
   }
 
-  /** All that was sent has come back. Returns the round trip of a line in ms, if it is one's. */
-  takeEcho(): number | undefined {
-    if (this.times.length === this.sent) return undefined; // nothing was sent yet
-    const ms = performance.now() - this.sentAt;
-    this.times.push(ms);
-    this.#echoed.resolve();
-    return ms;
+  function end(): void {
+    hasEnded = true;
+    ending.resolve();
   }
 
-  /** Ends it once the line that is under way has come back. */
-  end(): void {
-    this.#ended = true;
-    this.#waiter.wake();
+  function onProgress({ echoed }: { echoed: number }): void {
+    while (times.length < Math.floor(echoed / size)) {
+      const ms = performance.now() - sentAt[times.length]!;
+      times.push(ms);
+      const rtt_ms = toMicroseconds(ms);
+      const event = { event: "echo", seq: times.length, bytes: size, rtt_ms } as const;
+      if (!quiet) printed = printEcho(event, server);
+    }
+    if (times.length === sentAt.length) lastEcho.resolve();
   }
+
+  const endStatus = startStatus(quiet && !onTrace, counts);
+  let code = 0;
+  try {
+    const input = ReadableStream.from(lines());
+    await talk(input, new WritableStream(), { ...options, stopWords: [], onProgress });
+  } catch (error) {
+    code = reportError(error);
+  }
+  end();
+  await endStatus();
+  checkInterval(intervalSeconds, sentAt.length, (sentAt.at(-1) ?? 0) - (sentAt[0] ?? 0));
+  printSummary(counts(), { sent: sentAt.length, echoed: times.length }, times);
+  return code;
 }
 
+const BOUNDS = {
+  port: { min: 1, max: 65_535 },
+  timeoutSeconds: { min: 0.001, max: 3_600, whole: false },
+  waitSeconds: { min: 0, max: 86_400, whole: false },
+};
 const NAME = "tcp_client";
 const HELP = `TCP echo client: sends sentences, prints their echoes, and checks them.
 
 Usage: deno run --allow-net=HOST:PORT tcp_client.ts [options] [message…]
 
 Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
+Behind -- everything is a message.
 
   -H, --host HOST          name or address of the server (default ${HOSTNAME})
   -p, --port PORT          1 to 65535 (default ${PORT})
       --timeout SECONDS    0.001 to 3600, to connect and for an echo (default ${TIMEOUT_SECONDS})
       --wait SECONDS       0 to 86400, how long to try to connect (default 0)
-      --stop WORD…         line that lets the server close (default ${STOP_WORDS.join(", ")})
-      --no-stop            no line lets the server close first
+      --stop WORD…         lets the server close (default ${STOP_WORDS.join(", ")})
+      --no-stop            no sentence lets the server close first
       --no-echo            expect no echo (task 1)
   -c, --count N            1 to 1000000: send so many numbered lines, like ping
-  -i, --interval SECONDS   0 to 3600 from one to the next, at least (default 1)
+  -i, --interval SECONDS   0 to 3600 between them; 0: at the echo (default 1)
   -s, --size BYTES         16 to 65507 of each numbered line (default 64)
   -q, --quiet              print no echoes
       --json               print one JSON object a line
@@ -420,7 +529,7 @@ Without a message it reads the keyboard, line by line, or a pipe, byte by byte.
 
 /** The command line: its arguments, the keyboard or a pipe to `connect` and `converse`. */
 export async function main(args: string[]): Promise<number> {
-  begin(args);
+  checkArgs(args);
   const flags = parseArgs(args, {
     boolean: ["no-stop", "no-echo", "quiet", "json", "trace", "help", "version"],
     string: ["_", "host", "port", "timeout", "wait", "stop", "count", "interval", "size"],
@@ -446,24 +555,18 @@ export async function main(args: string[]): Promise<number> {
     },
     unknown: (arg: string, name?: string) => name === undefined || refuse(arg, args),
   });
-  if (flags.help || flags.version) {
-    console.log(flags.help ? HELP : `${NAME} ${VERSION}`);
-    return 0;
-  }
-  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
+  if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
+  const stopWords = flags["no-stop"] ? [] : flags.stop;
+  toStopWords("--stop", stopWords);
   const hostname = toHost(flags.host);
-  const port = toNumber(["port", flags.port], { min: 1, max: 65_535 });
-  const seconds = { max: 86_400, whole: false };
-  const timeoutSeconds = toNumber(["timeout", flags.timeout], {
-    ...seconds,
-    min: 0.001,
-    max: 3_600,
-  });
-  const waitSeconds = toNumber(["wait", flags.wait], { ...seconds, min: 0 });
-  const plan = toProbePlan(flags);
+  const port = toNumber("--port", flags.port, BOUNDS.port);
+  const timeoutSeconds = toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds);
+  const waitSeconds = toNumber("--wait", flags.wait, BOUNDS.waitSeconds);
+  const plan = toProbePlan(flags, args);
   checkMessages(flags._);
   requireNet(formatAddress({ hostname, port }));
-  if (!plan && Deno.pid === 1) onSignals(); // which no signal ends by itself
+  if (!plan && Deno.pid === 1) onSignals(); // no signal ends process 1 by itself
+  warnOfAddress(flags._);
   const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
   const options = {
     hostname,
@@ -472,94 +575,88 @@ export async function main(args: string[]): Promise<number> {
     waitSeconds,
     stopWords,
     echo: !flags["no-echo"],
-    onWarning: (text: string) => prompt.interrupt(() => warn(text)),
+    quiet: flags.quiet,
+    onWarning: (text: string) => {
+      prompt.end();
+      warn(text);
+    },
     onTrace: flags.trace
-      ? (rung: Rung) => prompt.interrupt(() => printRung("client", rung))
+      ? (call: TraceCall) => {
+        prompt.end();
+        printTraceCall("client", call);
+      }
       : undefined,
   };
-  if (plan) await probe(plan, { ...options, quiet: flags.quiet });
-  else await talkWith(prompt, flags._, { ...options, quiet: flags.quiet });
+  const code = plan ? await probe(plan, options) : await runTalk(flags._, prompt, options);
   await stdout.flush();
-  return stdout.failed ? 1 : 0;
+  return stdout.failed ? 1 : code;
 }
 
-/** A conversation from the arguments, the keyboard or a pipe. */
-async function talkWith(
-  prompt: Prompt,
-  words: string[],
-  { quiet, ...options }: ConnectOptions & ConverseOptions & { quiet: boolean },
-): Promise<void> {
-  const output = openOutput(quiet);
+/** The options of a conversation, and whether its echoes are not printed. */
+type TalkOptions = ConnectOptions & ConverseOptions & { quiet: boolean };
+
+/** A conversation from the arguments, the keyboard or a pipe. Returns the exit code. */
+async function runTalk(words: string[], prompt: Prompt, options: TalkOptions): Promise<number> {
+  const output = openOutput(options.quiet);
+  let progress = { sent: 0, echoed: 0 };
+  let code = 0;
   try {
-    await talk(openInput(words, prompt), output, { ...options, onReady: () => prompt.show() });
-  } finally {
-    await output.close().catch(() => {}); // or it failed, and so did the conversation
+    await talk(openInput(words, prompt), output, {
+      ...options,
+      onReady: () => prompt.show(),
+      onProgress: (now) => progress = now,
+    });
+  } catch (error) {
     prompt.end();
+    code = reportError(error);
   }
-}
-
-/** A conversation of numbered lines; prints their round trips, and what they say together. */
-async function probe(
-  plan: ProbePlan,
-  { quiet, ...options }: ConnectOptions & ConverseOptions & { quiet: boolean },
-): Promise<void> {
-  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
-  const server = formatAddress({ hostname, port });
-  const probe = new Probe();
-  const { times } = probe;
-  const said = (): string => `${probe.sent} sent, ${times.length} echoed`;
-  const endStatus = startStatus(quiet && !onTrace, said);
-  function onReady(): void {
-    const ms = probe.takeEcho();
-    if (ms === undefined) onSignals(() => probe.end()); // it is the start
-    if (ms === undefined || quiet) return;
-    const rtt_ms = toMicroseconds(ms);
-    printEcho({ event: "echo", seq: probe.sent, bytes: plan.size, rtt_ms }, server);
+  await output.close().catch((error) => code ||= reportError(error)); // it failed, and so did talk
+  prompt.end();
+  const { sent, echoed } = progress;
+  if (stdout.json) {
+    printJson({ event: "summary", sent_bytes: sent, echoed_bytes: echoed }, { keep: true });
   }
-  try {
-    const lines = ReadableStream.from(probe.lines(plan));
-    await talk(lines, new WritableStream(), { ...options, stopWords: [], onReady });
-  } finally {
-    probe.end();
-    await endStatus();
-    checkInterval(plan.intervalSeconds, probe.sent, probe.sentAt - probe.startedAt);
-    if (probe.sent > 0) printSummary(said(), { sent: probe.sent, echoed: times.length }, times);
-  }
+  return code;
 }
 
 /** Where the echo goes: bytes to a pipe, safe text to a terminal, an event a line as JSON. */
 function openOutput(quiet: boolean): WritableStream<Uint8Array> {
-  const atTerminal = Deno.stdout.isTerminal();
   const partial = new TextDecoder("utf-8", { ignoreBOM: true });
+  let cr = ""; // of a CRLF that is cut in two
   const lines = new LineAssembler();
-  const toEvent = ({ start, bytes }: Sentence): string =>
-    `${toJson({ event: "echo", bytes, ...preview(start, bytes) })}\n`;
+  const print = ({ start, bytes }: Sentence): Promise<void> | undefined =>
+    printJson({ event: "echo", bytes, ...preview(start, bytes) });
   return new WritableStream({
     async write(echo): Promise<void> {
       if (quiet) return;
       if (stdout.json) {
-        let events = "";
-        for (let line, at = 0; (line = lines.next(echo, at)); at = line.end) {
-          events += toEvent(line);
-        }
-        await writeOut(encoder.encode(events));
-      } else if (atTerminal) await writeToTerminal(partial.decode(echo, { stream: true }));
-      else await writeOut(echo);
+        for (let line, at = 0; (line = lines.next(echo, at)); at = line.end) await print(line);
+      } else if (Deno.stdout.isTerminal()) {
+        const text = cr + partial.decode(echo, { stream: true });
+        cr = text.endsWith("\r") ? "\r" : "";
+        await writeToTerminal(cr ? text.slice(0, -1) : text);
+      } else await writeOut(echo);
     },
     async close(): Promise<void> {
-      if (lines.bytes > 0) await writeOut(encoder.encode(toEvent(lines.take())));
-      await writeToTerminal(partial.decode()); // of bytes that are no whole character
+      if (lines.isUnended) print(lines.takeUnended());
+      await writeToTerminal(cr + partial.decode()); // bytes that are no whole character
     },
   });
 }
 
-// ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
 
-const STATUS_MS = 200; // between two drawings of the live status
+const STATUS_MS = 200; // between two updates of the status line
 const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
 const BAR_COLUMNS = 40; // of the longest bar of a histogram
-const LEFT_MS = 200; // behind a stop word, for input that is already on its way
-const LEFT = "input behind the stop word was not sent; --no-stop sends it";
+const UNSENT_MS = 200; // behind a stop word, for input that is already on its way
+const UNSENT = "input behind the stop word was not sent; --no-stop sends it";
+
+const PROBE_BOUNDS = {
+  count: { min: 1, max: 1_000_000 },
+  size: { min: 16, max: 65_507 },
+  intervalSeconds: { min: 0, max: 3_600, whole: false },
+};
 
 /** What a probe sends: so many messages of so many bytes, one an interval. */
 type ProbePlan = { count: number; size: number; intervalSeconds: number };
@@ -573,16 +670,26 @@ function toProbePlan(
     interval: string;
     "no-echo": boolean;
   },
+  args: string[],
 ): ProbePlan | undefined {
-  const size = toNumber(["size", flags.size], { min: 16, max: 65_507 });
-  const bounds = { min: 0, max: 3_600, whole: false };
-  const intervalSeconds = toNumber(["interval", flags.interval], bounds);
-  if (flags.count === undefined) return undefined;
-  const count = toNumber(["count", flags.count], { min: 1, max: 1_000_000 });
+  const size = toNumber("--size", flags.size, PROBE_BOUNDS.size);
+  const intervalSeconds = toNumber("--interval", flags.interval, PROBE_BOUNDS.intervalSeconds);
+  if (flags.count === undefined) {
+    const [option] = ["--size", "--interval"].filter((option) => isGiven(option, args));
+    if (option) throw new UsageError(`${option} is for numbered messages: it needs --count`);
+    return undefined;
+  }
+  const count = toNumber("--count", flags.count, PROBE_BOUNDS.count);
   const [word] = flags._;
   if (word !== undefined) throw new UsageError(`--count sends numbers, and not ${quote(word)}`);
   if (flags["no-echo"]) throw new UsageError("--count waits for echoes: without --no-echo");
   return { count, size, intervalSeconds };
+}
+
+/** Whether an option is among the arguments, by its name or by its letter, which is its first. */
+function isGiven(option: string, args: string[]): boolean {
+  const pattern = new RegExp(`^(${option}|-[A-Za-z]*${option[2]})(=|$)`);
+  return optionsOf(args).some((arg) => pattern.test(arg));
 }
 
 /** One echo of a probe, as `--json` prints it. */
@@ -620,22 +727,30 @@ function toMicroseconds(ms: number): number {
   return Math.round(ms * 1000) / 1000;
 }
 
-/** Prints an echo of a probe. */
-function printEcho(echo: ProbeEcho, server: string): void {
-  const time = echo.rtt_ms.toFixed(3);
-  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq} time=${time} ms`;
-  stdout.print(stdout.json ? toJson(echo) : line);
+/** Prints an event as JSON; the promise is that of {@linkcode Output.print}. */
+function printJson(
+  event: Record<string, unknown>,
+  { keep = false } = {},
+): Promise<void> | undefined {
+  return stdout.print(() => toJson(event), { keep, waits: true });
 }
 
-/** Prints what a probe found: its counts, which `text` says to people, and its round trips. */
+/** Prints an echo of a probe. */
+function printEcho(echo: ProbeEcho, server: string): Promise<void> | undefined {
+  if (stdout.json) return printJson(echo);
+  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq}`;
+  return stdout.print(() => `${line} time=${echo.rtt_ms.toFixed(3)} ms`, { waits: true });
+}
+
+/** Prints what a probe found: its counts, which `text` has for people, and its round trips. */
 function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
   const rtt = times.length > 0 && { rtt_ms: roundTrips(times) };
-  const event = { event: "summary", ...counts, ...rtt };
-  const lines = stdout.json ? [toJson(event)] : [text, ...formatRoundTrips(times)];
-  for (const line of lines) stdout.print(line, { ending: true });
+  if (stdout.json) return void printJson({ event: "summary", ...counts, ...rtt }, { keep: true });
+  const lines = counts.sent ? [text, ...formatRoundTrips(times)] : [];
+  for (const line of lines) stdout.print(() => line, { keep: true });
 }
 
-/** The lines that tell round trips in ms: their figures, then a bar for each step of them. */
+/** Round trips in ms as lines for people: their figures, then a histogram. */
 export function formatRoundTrips(times: number[]): string[] {
   if (times.length === 0) return [];
   const [min, avg, max, mdev, p50, p90, p99, jitter] = Object.values(roundTrips(times))
@@ -668,17 +783,17 @@ function histogram(times: number[]): string[] {
   return bars.slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
 }
 
-/** Says so if probes went out in longer intervals than was asked for. */
+/** Warns if messages went out at longer intervals than was asked for. */
 function checkInterval(seconds: number, sent: number, ms: number): void {
   const real = ms / 1000 / Math.max(sent - 1, 1);
   if (seconds === 0 || ms < 100 || real < 1.1 * seconds) return;
   warn(`the interval of ${seconds} s could not be kept: it was ${real.toPrecision(2)} s`);
 }
 
-/** Shows how a probe gets on, where its echoes are not printed; returns what ends that. */
+/** Shows the counts of a probe whose echoes are not printed, at a terminal; returns what ends that. */
 function startStatus(shown: boolean, status: () => string): () => Promise<void> {
   if (!shown || !Deno.stderr.isTerminal()) return () => Promise.resolve();
-  const draw = (text: string): void => stderr.print(`\r\x1b[K${text}`, { end: "" });
+  const draw = (text: string): void => void stderr.print(() => `\r\x1b[K${text}`, { end: "" });
   const ticker = setInterval(() => draw(status()), STATUS_MS);
   return async () => {
     clearInterval(ticker);
@@ -687,51 +802,32 @@ function startStatus(shown: boolean, status: () => string): () => Promise<void> 
   };
 }
 
-/** Waits for a time to come or something to happen, whichever is first. */
-class Waiter {
-  wake: () => void = () => {};
-
-  /** Until `time`, of performance.now(), or until `done` holds when it is woken. */
-  async until(time: number, done: () => boolean): Promise<void> {
-    while (!done() && performance.now() < time) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, Math.max(time - performance.now(), 0));
-      this.wake = resolve;
-      await promise;
-      clearTimeout(timer);
-    }
-  }
-}
-
 /** The prompt of a person who types; there is none for a pipe. */
 class Prompt {
-  #unanswered = false;
+  readonly #shown: boolean;
+  #isUnanswered = false;
 
-  constructor(readonly shown: boolean) {}
+  constructor(shown: boolean) {
+    this.#shown = shown;
+  }
 
   show(): void {
-    if (this.shown) stderr.print("> ", { end: "" });
-    this.#unanswered = this.shown;
+    if (this.#shown) stderr.print(() => "> ", { end: "" });
+    this.#isUnanswered = this.#shown;
   }
 
   answer(): void {
-    this.#unanswered = false;
+    this.#isUnanswered = false;
   }
 
-  /** Says something below a prompt that nobody answered. */
-  interrupt(say: () => void): void {
-    this.end();
-    say();
-  }
-
-  /** Ends the line of a prompt that nobody answered. */
+  /** Ends the line of a prompt that nobody answered: what comes next stands below it. */
   end(): void {
-    if (this.#unanswered) stderr.print("");
-    this.#unanswered = false;
+    if (this.#isUnanswered) stderr.print(() => "");
+    this.#isUnanswered = false;
   }
 }
 
-/** What is said: the arguments, a line each; or else what is typed or comes through a pipe. */
+/** The input: the arguments, a line each; or else what is typed or comes through a pipe. */
 function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> {
   async function* read(): AsyncGenerator<Uint8Array> {
     for (const word of words) yield encoder.encode(`${word}\n`);
@@ -748,20 +844,21 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
   return ReadableStream.from(read());
 }
 
-/** Writes to stdout what must not be lost: whoever reads it slowly is waited for. */
+/** Writes an echo to stdout, byte for byte; a slow reader is waited for. */
 async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await writeTo(Deno.stdout, bytes);
+    for (let rest = bytes; rest.length > 0;) {
+      rest = rest.subarray(await writePiece(Deno.stdout, rest));
+    }
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
 }
 
-/** Writes text to a terminal, where line ends and tabs are safe; below what stderr tells there. */
+/** Writes text to a terminal, safe to see, below what stderr has there. */
 async function writeToTerminal(text: string): Promise<void> {
   if (Deno.stderr.isTerminal()) await stderr.flush();
-  const parts = text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part));
-  await writeOut(encoder.encode(parts.join("")));
+  await writeOut(encoder.encode(text.split(/\r?\n/).map(escape).join("\n")));
 }
 
 /** @throws UsageError for a message with bytes that a command line cannot hold */
@@ -771,20 +868,25 @@ function checkMessages(words: string[]): void {
   throw new UsageError(`${quote(broken)} has bytes that are no UTF-8: send them through a pipe`);
 }
 
-/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
-async function turn(): Promise<void> {
+/** Warns of two messages that look like the address and the port of a server, as `nc` takes them. */
+function warnOfAddress([host, port, ...others]: string[]): void {
+  if (!host || !/^\d{1,5}$/.test(port ?? "") || others.length > 0 || /\s/.test(host)) return;
+  const messages = `${quote(host)} and ${quote(port!)} are sent as two messages`;
+  warn(`${messages}; another server is --host ${escape(host)} --port ${port}`);
+}
+
+/** After a suspension timers fire before the sockets are read: gives the sockets their turn first. */
+async function letSocketsRead(): Promise<void> {
   for (let timers = 0; timers < 3; timers++) await sleep(1); // two were enough, measured
 }
 
-/** What `promise` gives; nothing after `ms`, once what came by then is read. */
-async function within<T>(
-  ms: number,
-  promise: Promise<T>,
-  readAll: () => Promise<void> = turn,
-): Promise<T | undefined> {
+/** What `promise` gives; undefined after `ms`, once what came by then is read. */
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
   const late = Promise.withResolvers<undefined>();
   let reading: Promise<void> | undefined;
-  const timer = setTimeout(() => reading = readAll().then(() => late.resolve(undefined)), ms);
+  const timer = setTimeout(() => {
+    reading = letSocketsRead().then(() => late.resolve(undefined));
+  }, ms);
   try {
     return await Promise.race([promise, late.promise]);
   } finally {
@@ -793,7 +895,7 @@ async function within<T>(
   }
 }
 
-// ---- The same in both TCP scripts, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in both TCP scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
 type Sentence = { start: Uint8Array; bytes: number };
@@ -802,10 +904,11 @@ const NO_BYTES: Uint8Array = new Uint8Array();
 
 /** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
 class LineAssembler {
-  bytes = 0; // of the line so far
-  #start = NO_BYTES; // of it
-  #last = 0; // byte of it
-  #chunk = NO_BYTES; // as #text
+  #bytes = 0; // of the line so far
+  #start = NO_BYTES; // of the line so far
+  #last = 0; // byte of the line so far
+  #endMayFollow = false; // of a line that was taken without its end
+  #chunk = NO_BYTES; // the one that #text has
   #text = "";
 
   /** The line that ends next in `chunk`, and where; if none does, what is left is kept. */
@@ -813,21 +916,33 @@ class LineAssembler {
     const end = from < chunk.length ? this.#findLineEnd(chunk, from) : -1;
     this.#add(chunk, from, end < 0 ? chunk.length : end);
     if (end < 0) {
-      if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
+      if (this.#bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
       [this.#chunk, this.#text] = [NO_BYTES, ""];
       return undefined;
     }
-    if (this.#last === 0x0d) this.bytes--; // of CRLF
-    const { start, bytes } = this.take();
-    return { start, bytes, end: end + 1 };
+    if (this.#last === 0x0d) this.#bytes--; // of CRLF
+    const { start, bytes } = this.#take();
+    const isEndOnly = bytes === 0 && this.#endMayFollow;
+    this.#endMayFollow = false;
+    return isEndOnly ? this.next(chunk, end + 1) : { start, bytes, end: end + 1 };
   }
 
-  /** The line so far. */
-  take(): Sentence {
-    const { bytes } = this;
+  /** Whether there is a part of a line so far. */
+  get isUnended(): boolean {
+    return this.#bytes > 0;
+  }
+
+  /** The line so far as a sentence: silence ended it, or the end of the stream. */
+  takeUnended(): Sentence {
+    this.#endMayFollow = true;
+    return this.#take();
+  }
+
+  #take(): Sentence {
+    const bytes = this.#bytes;
     const start = bytes < this.#start.length ? this.#start.subarray(0, bytes) : this.#start;
     this.#start = NO_BYTES;
-    this.#last = this.bytes = 0;
+    this.#last = this.#bytes = 0;
     return { start, bytes };
   }
 
@@ -836,20 +951,34 @@ class LineAssembler {
     const missing = PREVIEW_BYTES + 1 - this.#start.length;
     if (missing > 0) {
       const piece = chunk.subarray(from, Math.min(end, from + missing));
-      this.#start = this.bytes === 0 ? piece : joinBytes(this.#start, piece);
+      this.#start = this.#bytes === 0 ? piece : joinBytes(this.#start, piece);
     }
     this.#last = chunk[end - 1]!;
-    this.bytes += end - from;
+    this.#bytes += end - from;
   }
 
   #findLineEnd(chunk: Uint8Array, from: number): number {
-    if (chunk.length <= 4_096) return chunk.indexOf(0x0a, from);
+    if (chunk.length <= 4_097) return chunk.indexOf(0x0a, from);
     // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
     if (chunk !== this.#chunk) {
       const { buffer, byteOffset, length } = this.#chunk = chunk;
       this.#text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
     }
     return this.#text.indexOf("\n", from);
+  }
+}
+
+/**
+ * Sends small messages at once: else one may wait 40 ms for the ACK of the one before it. Looks now
+ * and then whether the peer is still there: else one whose power failed is waited for for ever.
+ */
+function setSocketOptions(conn: Deno.TcpConn): void {
+  for (const set of [() => conn.setNoDelay(), () => conn.setKeepAlive()]) {
+    try {
+      set();
+    } catch {
+      continue; // the connection works without it
+    }
   }
 }
 
@@ -860,111 +989,105 @@ function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
   return joined;
 }
 
-/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
-function traced<T extends Deno.TcpListener | Deno.TcpConn>(socket: T, trace: Trace): T {
-  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn;
-  const peer = "remoteAddr" in socket ? { peer: formatAddress(socket.remoteAddr) } : {};
-  const tell = (name: string, rung: Omit<Rung, "step">): void =>
-    trace.onTrace({ step: trace.steps[name]!, ...peer, ...rung });
-  return withCalls(socket, {
-    async accept(): Promise<Deno.TcpConn> {
-      const conn = await inner.accept();
-      tell("accept", { call: "accept()", peer: formatAddress(conn.remoteAddr) });
-      return traced(conn, trace);
-    },
-    async read(buffer: Uint8Array): Promise<number | null> {
-      const size = await inner.read(buffer);
-      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
-      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
-      return size;
-    },
-    write(bytes: Uint8Array): Promise<number> {
-      tell("write", { call: `write(${bytes.length})`, bytes });
-      return inner.write(bytes);
-    },
-    closeWrite(): Promise<void> {
-      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
-      return inner.closeWrite();
-    },
-    close(): void {
-      tell("close", { call: "close()", ...(inner.addr && { note: formatAddress(inner.addr) }) });
-      inner.close();
-    },
-  });
-}
-
-// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
+const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
-const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
-const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
+const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
-const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
+const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
+const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
+const TICK_MS = 100; // between two looks at whether anybody reads
+const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
+const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
+const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
+const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
-/** Our words for common codes: the system's differ from system to system, or are translated. */
-const REASONS: Record<string, string> = {
-  EADDRINUSE: "address already in use",
-  EADDRNOTAVAIL: "no such address on this machine",
-  ECONNREFUSED: "connection refused",
-  ECONNRESET: "connection reset by peer",
-  EHOSTUNREACH: "no route to host",
-  EMFILE: "too many open files",
-  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
-  ENETUNREACH: "network unreachable",
-  ENOTFOUND: "name not found",
-  ETIMEDOUT: "connection timed out",
-};
+/**
+ * What steers a terminal or is not seen there: controls, invisible formats, separators of lines. A
+ * tab is ordinary text, and so is a joiner behind a letter, a mark or an emoji, as in Persian.
+ */
+const UNSAFE =
+  /[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\t\u200c\u200d\u0600-\u0605\u06dd\u070f\u08e2]]|(?<![\p{L}\p{M}\p{Emoji_Modifier}\p{Extended_Pictographic}])[\u200c\u200d]/gv;
 
-/** Wrong use of the command line: one line on stderr, exit code 2. */
-class UsageError extends Error {}
+/** Wrong use of an option: on the command line it is one line on stderr and exit code 2. */
+class UsageError extends RangeError {}
 
-/** What parseArgs cannot be asked: if --json is there, and if an option has its name for words. */
-function begin(args: string[]): void {
-  stdout.json = args.includes("--json"); // also for what parseArgs refuses
-  const odd = args.find((arg) => /^--?_(=|$)/.test(arg));
-  if (odd) refuse(odd, args);
+/** The least and the most that a number may be. */
+type Bounds = { min: number; max: number; whole?: boolean };
+
+/** The arguments before `--`, behind which everything is a message. */
+function optionsOf(args: string[]): string[] {
+  return args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
+}
+
+/** Refuses what parseArgs lets pass: an option named `_`, a value for an option that takes none. */
+function checkArgs(args: string[]): void {
+  // The help text has the names of an option before two blanks, and a value in capitals.
+  const names = HELP.split("\n").map((line) => line.trim().split("  ")[0]!);
+  const switches = names.filter((name) => !/ [A-Z]/.test(name)).flatMap((name) => name.split(", "));
+  for (const arg of optionsOf(args)) {
+    const [name, value] = arg.split(/=(.*)/s);
+    if (/^--?_$/.test(name!)) refuse(arg, args);
+    if (value === undefined || !switches.includes(name!)) continue;
+    throw new UsageError(`${name} takes no value, so it cannot be ${quote(value)}`);
+  }
 }
 
 /** Ends parseArgs at what its table does not know. @throws UsageError */
 function refuse(arg: string, args: string[]): never {
   const option = args[args.indexOf(arg) - 1] ?? "";
-  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // parseArgs finds none
   const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
-  throw new UsageError(`${what}; --help lists what is allowed`);
+  const isMessage = arg.startsWith("-") && HELP.includes("[message…]");
+  const hint = isMessage ? ", and behind -- it is a message" : "";
+  throw new UsageError(`${what}; --help lists what is allowed${hint}`);
 }
 
 /** The value of a numeric option. @throws UsageError out of its bounds */
-function toNumber(
-  [name, text]: [name: string, text: string],
-  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+function toNumber(option: string, text: string, bounds: Bounds): number {
+  const isNumber = (bounds.whole ?? true ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text);
+  return checkNumber(option, isNumber ? Number(text) : NaN, { ...bounds, text });
+}
+
+/** Checks the numbers among the options of a function. @throws UsageError out of their bounds */
+function checkBounds(options: object, bounds: Record<string, Bounds>): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (bounds[name] && value !== undefined) checkNumber(name, value, bounds[name]);
+  }
+}
+
+function checkNumber(
+  name: string,
+  number: number,
+  { min, max, whole = true, text = `${number}` }: Bounds & { text?: string },
 ): number {
-  const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= min && number <= max) return number;
+  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`${name} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** A host without the brackets of an IPv6 address. @throws UsageError */
 function toHost(text: string): string {
-  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
-  return text.replace(/^\[(.*:.*)\]$/, "$1");
+  const host = text.replace(/^\[(.*)\]$/, "$1");
+  const isIpv6 = URL.canParse(`http://[${withoutZone(host)}]`);
+  if (isIpv6 || /^[^\s:/[\]]+$/.test(text)) return host;
+  const hint = /^\s*$/.test(text) ? "" : `, not ${quote(text)}; a port goes to --port`;
+  throw new UsageError(`--host needs a value, a name or an address${hint}`);
 }
 
-/** Stop words that a sentence can be. @throws UsageError */
-function toStopWords(words: string[]): string[] {
-  const isWord = (word: string): boolean => {
-    const { length } = trimBlanks(encoder.encode(word));
-    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
-  };
-  const wrong = words.find((word) => !isWord(word));
-  if (wrong === undefined) return words;
-  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+/** Stop words as bytes, without the blanks around them. @throws UsageError for what none can be */
+function toStopWords(option: string, words: string[]): Uint8Array[] {
+  return words.map((word) => {
+    const bytes = trimBlanks(encoder.encode(word));
+    if (bytes.length >= 1 && bytes.length <= 100 && !/[\n\ufffd]/.test(word)) return bytes;
+    throw new UsageError(`${option} needs a value, a word of 1 to 100 bytes, not ${quote(word)}`);
+  });
 }
 
 /** Without the ASCII blanks around it. */
@@ -997,7 +1120,7 @@ function preview(start: Uint8Array, bytes: number): { text: string; more?: numbe
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  if (!/[^ -~]/.test(text)) return text; // as most is; this is twice as fast
+  if (!/[^ -~]/.test(text)) return text; // most text is so, and this is twice as fast
   return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
@@ -1026,13 +1149,17 @@ function withoutZone(address: string): string {
   return address.replace(/%[^\]:]*/, "");
 }
 
-/** Why a call failed, to end a sentence with: `connection refused`. */
+/** Why a call failed, in the system's words without its number: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
-  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
-  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
-  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
-  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
+  // Over UDP a name look-up fails with a code alone, and a refusal reads like one of Deno's.
+  if (code === "EAI_AGAIN" || message.includes("Temporary failure in name")) {
+    return "no name server answers";
+  }
+  if (code === "ENOTFOUND" || message.startsWith("failed to lookup")) return "name not found";
+  if (code === "EACCES" || code === "EPERM") return `refused by the system (${code})`;
+  const text = message.replace(/\.? \(os error \d+\)$/, "");
+  return text.charAt(0).toLowerCase() + text.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -1052,140 +1179,227 @@ function requireNet(...addresses: string[]): void {
   }
 }
 
-/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
+/** The first signal calls `stop`; a second one, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
   const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
   const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  let firstAt = Infinity; // ms
   for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
     Deno.addSignalListener(signal as Deno.Signal, () => {
-      if (!stop) Deno.exit(code);
-      stop();
-      stop = undefined;
+      const now = performance.now();
+      if (!stop || now - firstAt > SAME_SIGNAL_MS) Deno.exit(code);
+      if (firstAt === Infinity) stop();
+      firstAt = Math.min(firstAt, now);
     });
   }
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
-/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
+/**
+ * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
+ * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
+ * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
+ * of its own before it writes it: what was kept there must not be written again.
+ */
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+  const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
+  const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
+  const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
+  for (let rest = piece;;) {
     try {
       rest = rest.subarray(await to.write(rest));
+      if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
   }
 }
 
-/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+/** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
   failed = false; // as the disk is full, or the terminal is gone
-  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
-  readonly #buffer = new Uint8Array(WRITE_BYTES);
-  #waiting = "";
-  #dropped = 0; // lines
-  #written = 0; // times
+  readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
+  #waiting = ""; // lines
+  #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
+  #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
+  #silentTicks = 0; // since a byte was taken
+  #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
-  #toldAt = -Infinity; // ms: that lines were dropped
+  #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
-  #ended = false;
+  #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
+  #isClosed = false;
 
   constructor(readonly name: "stdout" | "stderr") {
     this.closed.promise.catch(() => {}); // who must know waits for it
   }
 
-  print(line: string, { end = "\n", ending = false } = {}): void {
-    if (this.#ended) return;
-    const text = line + end;
-    const most = ending ? MAX_ENDINGS : MAX_WAITING;
-    if (this.#waiting.length + text.length <= most) this.#waiting += text;
-    else this.#dropped++;
+  /**
+   * Prints a line. Where there is no room, one that is to `keep` is printed all the same; who
+   * `waits` gets a promise of the moment to print the next; other lines are dropped and counted.
+   */
+  print(
+    line: () => string,
+    { end = "\n", keep = false, waits = false } = {},
+  ): Promise<void> | undefined {
+    if (this.#isClosed) return;
+    const size = this.#waiting.length + this.#unwritten.length;
+    const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
+    const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
+    if (isFull && !isWaitedFor) return this.#drop();
+    this.#waiting += line() + end;
     this.#writing ??= this.#write();
+    if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
   }
 
   async #write(): Promise<void> {
+    const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 2;
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 4;
       if (gathers && pause > 0) await sleep(pause);
-      let text = this.#waiting;
+      this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        for (; text !== ""; this.#written++) {
-          const { read, written } = encoder.encodeInto(text, this.#buffer);
-          await writeTo(Deno[this.name], this.#buffer.subarray(0, written));
-          text = text.slice(read);
-        }
+        while (this.#unwritten.length > 0) await this.#writeSome();
       } catch (error) {
-        if (error instanceof Deno.errors.BrokenPipe) return this.#end(error);
-        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
-        this.failed = true;
+        this.#fail(error);
       }
+      this.#makeRoom();
       this.#writtenAt = performance.now();
-      if (this.#writtenAt - this.#toldAt > TELL_DROPPED_MS) this.#tellDropped();
     }
+    clearInterval(ticker);
     this.#writing = undefined;
   }
 
-  /** Nobody reads on. */
-  #end(error: Error): void {
-    this.#ended = true;
-    this.#waiting = "";
-    this.closed.reject(error);
-  }
-
-  /** Waits until all is written, or nobody reads it. */
-  async flush(): Promise<void> {
-    for (let before = -1; this.#writing && before < this.#written;) {
-      before = this.#written;
-      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
+  /**
+   * Writes a piece of the lines. Only small pieces show that a slow reader reads; large ones cost
+   * less, and are for a reader that was fast so far.
+   */
+  async #writeSome(): Promise<void> {
+    const to = Deno[this.name];
+    const lines = this.#unwritten;
+    const startedAt = performance.now();
+    const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
+    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    try {
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const isFast = performance.now() - startedAt < FAST_MS;
+      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#unwritten = lines.subarray(size);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      // Nobody knows how much of the large piece was taken: it counts as lost.
+      this.#fastBytes = -Infinity;
+      this.#dropped += linesIn(large);
+      this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
     }
-    if (this.#waiting === "") return this.#tellDropped();
-    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+    this.#silentTicks = 0;
+    this.#makeRoom();
   }
 
-  #tellDropped(): void {
-    if (this.#dropped === 0) return;
-    this.#toldAt = performance.now();
+  #fail(error: unknown): void {
+    this.#unwritten = new Uint8Array();
+    if (error instanceof Deno.errors.BrokenPipe) {
+      this.#isClosed = true;
+      this.#waiting = "";
+      this.closed.reject(error);
+    } else if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+    this.failed = true;
+  }
+
+  /** Lets who waits print on: there is room again, or nobody reads and lines are dropped. */
+  #makeRoom(): void {
+    const isFull = this.#waiting.length + this.#unwritten.length > MAX_WAITING / 2;
+    if (isFull && this.#silentTicks < STUCK_TICKS) return;
+    this.#room?.resolve();
+    this.#room = undefined;
+  }
+
+  #tick(): void {
+    this.#silentTicks++;
+    this.#makeRoom();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+  }
+
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
+  #warnDropped(): void {
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
-    warn(`${this.name} is read too slowly: ${dropped} dropped`);
+    this.#ticksToWarning = WARN_TICKS;
+    warn(`${this.name} is ${how}: ${dropped} dropped`);
   }
+
+  /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
+  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
+    if (this.#isClosed) return;
+    for (let silent = 0; this.#writing && silent < ticks;) {
+      await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
+    }
+    if (!this.#writing) {
+      if (this.#dropped === 0) return;
+      this.#warnDropped();
+      return await this.flush();
+    }
+    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
+    this.#isClosed = true;
+    stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
+  }
+}
+
+function linesIn(bytes: Uint8Array): number {
+  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
 }
 
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/** What a person is told on stderr; under --json it is an event on stdout, too. */
+/** Prints a short text to stdout, and returns the exit code. @throws Error where it cannot */
+function printText(text: string): number {
+  try {
+    Deno.stdout.writeSync(encoder.encode(`${text}\n`));
+    return 0;
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
+}
+
+/** Warns a person on stderr; under --json it is an event on stdout, too. */
 function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
-  stderr.print(`${NAME}: ${escape(text)}`);
-  if (stdout.json) stdout.print(toJson({ event, text }));
+  stderr.print(() => `${NAME}: ${escape(text)}`, { keep: true });
+  if (stdout.json) stdout.print(() => toJson({ event, text }), { keep: true });
 }
 
-/** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
-export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+/** One socket call, for `--trace`. */
+export type TraceCall = {
+  /** The handout's step. */
+  step: string;
+  /** The call, with its result where there is one: `read() = 15`. */
+  call: string;
+  /** Whom it concerns. */
+  peer?: string;
+  /** The bytes that it moved: a view that is valid during the call of `onTrace` only. */
+  bytes?: Uint8Array;
+  /** What else there is to know. */
+  note?: string;
+};
 
-/** The handout's step of each call on a socket, and whom to tell of it. */
-type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
-
-/** `socket`, but with some calls of its own. */
-function withCalls<T extends object>(socket: T, calls: Record<string | symbol, unknown>): T {
-  return new Proxy(socket, {
-    get(target, name): unknown {
-      const value = Reflect.get(target, name, target);
-      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
-    },
-  });
-}
-
-/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
+/** Prints a socket call: time since the start, side, step, call, arrow, bytes. */
+function printTraceCall(side: "client" | "server", traceCall: TraceCall): void {
+  const { step, call, peer, bytes, note } = traceCall;
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -1194,22 +1408,37 @@ function printRung(side: "client" | "server", { step, call, peer, bytes, note }:
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  stderr.print(line.trimEnd());
+  stderr.print(() => line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
-  let code = 1;
+  stdout.json = optionsOf(Deno.args).includes("--json"); // also for what parseArgs refuses
+  let code: number;
   try {
+    requireDeno();
     code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
-    if (error instanceof UsageError) code = 2;
-    const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+    code = reportError(error);
   }
-  await stdout.flush();
-  await stderr.flush();
+  await Promise.all([stdout.flush(), stderr.flush()]);
+  await stderr.flush(REPORT_TICKS); // the report of what was not read
   Deno.exit(code);
+}
+
+/** Reports why the program fails. Returns its exit code. */
+function reportError(error: unknown): number {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+  return error instanceof UsageError ? 2 : 1;
+}
+
+/** @throws Error where Deno is too old */
+function requireDeno(): void {
+  const toNumber = (version: string): number =>
+    version.split(".").reduce((sum, part) => sum * 1_000 + parseInt(part), 0);
+  if (toNumber(Deno.version.deno) >= toNumber(OLDEST_DENO)) return;
+  throw new Error(`Deno ${Deno.version.deno} is too old: ${OLDEST_DENO} or later is needed`);
 }
 
 if (import.meta.main) await run(main);

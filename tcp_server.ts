@@ -17,25 +17,37 @@
 
 import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 
-// The defaults: of the command line, of serve() and in the help text.
+// The defaults of the command line, of serve() and of the help text.
 const HOSTNAME = "127.0.0.1"; // this machine only
-const PORT = 12_000; // those below 1024 are reserved
-const STOP_WORDS = ["stop", "exit"]; // a line that is one of these closes its connection
+const PORT = 12_000; // ports below 1024 are reserved
+const STOP_WORDS = ["stop", "exit"]; // a sentence that is one of these closes its connection
 
-const BUFFER_BYTES = 4_096; // a connection, so that 10,000 idle ones fit in 150 MiB
-const LARGE_BUFFER_BYTES = 65_536; // one that has more to say: a sixteenth of the calls
+const BUFFER_BYTES = 4_097; // per connection: 10,000 idle ones fit in 150 MiB; 4,096 do not fill it
+const LARGE_BUFFER_BYTES = 65_536; // for a connection whose traffic fills the small one
+const MAX_BULK = 64; // connections that wait with a large buffer; the others wait with a small one
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
-const LINES_AT_ONCE = 256; // of one connection: a read may bring 65,536
-const LINES_TURN_MS = 5; // of taking lines, before all sockets are looked at
-const BULK_TURN_MS = 50; // of taking large pieces, likewise: some of hundreds would wait for seconds
+const LINES_AT_ONCE = 256; // of one connection are taken before it echoes them
+const LETTERS_AT_ONCE = 16_384; // the same for long lines, as these take longer to print
+const LINES_TURN_MS = 5; // lines are taken for this long before other sockets are polled
+const BULK_TURN_MS = 50; // the same for large reads: one of hundreds of bulk clients would starve
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
-const SWEEP_MS = 100; // between two looks for who is silent
-const GRACE_SWEEPS = 50; // 5 s for a client to take its last echoes and close
-const TELL_SWEEPS = 5; // of a shutdown, then it says what it waits for
+const SWEEP_MS = 100; // between two looks at who is silent
+const SENTENCE_SWEEPS = 5; // 500 ms of silence end a sentence that was sent without a line end
+const DRAINED_SWEEPS = 2; // without a byte, at the end: all that was received is read
+const GRACE_MS = 5_000; // for a client to take its last echoes and to close
+const REPORT_MS = 500; // into a shutdown it reports what it waits for
 
-/** Starts a TCP echo server. @throws Error naming the address; its cause is of `Deno.listen` */
+/**
+ * Starts a TCP echo server: the handout's steps 1 to 6 of a TCP server.
+ *
+ * @throws RangeError for an option out of its bounds
+ * @throws Error that names the address, where it cannot listen; its cause is that of `Deno.listen`
+ */
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = HOSTNAME, port = PORT, reusePort = false, onTrace } = options;
+  checkBounds(options, BOUNDS);
+  const stopWords = toStopWords("stopWords", options.stopWords ?? STOP_WORDS);
+  if (reusePort && !Deno.listenDatagram) throw new Error("--reuse-port needs --unstable-net");
   let listener: Deno.TcpListener;
   try {
     // Step 1: create a TCP socket. Step 2: attach it to an address and a port. Step 3: listen for
@@ -44,32 +56,47 @@ export function serve(options: ServeOptions = {}): EchoServer {
   } catch (cause) {
     throw cannot(`listen on ${formatAddress({ hostname, port })}`, cause);
   }
-  onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) });
-  const steps = { accept: "4", read: "5", write: "5", closeWrite: "6", close: "6" };
-  return new Server(onTrace ? traced(listener, { steps, onTrace }) : listener, options).start();
+  try {
+    onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) });
+    return new Server(listener, stopWords, options).start();
+  } catch (error) {
+    listener.close(); // a callback threw: nothing stays open
+    throw error;
+  }
 }
 
 /** What `serve` starts: a listener and its connections. */
 class Server {
   readonly #listener: Deno.TcpListener;
-  readonly #options: ServeOptions;
   readonly #stopWords: Uint8Array[];
-  readonly #startedAt = performance.now();
+  readonly #options: ServeOptions;
+  readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #connections = new Map<Connection, Promise<void>>();
+  readonly #bulk = new Set<Connection>(); // those that wait with a large buffer
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
+  readonly #startedAt = performance.now(); // ms
+  readonly #warned = new Set<string>(); // kinds of warnings that are given once
   #accepting = true;
-  #warned = false; // that clients cannot be accepted
   #onFreed = (): void => {}; // called when a connection ends
-  #turn: Promise<void> | undefined; // of others, which is waited for
+  #othersTurn: Promise<void> | undefined; // while other sockets are polled
   #turnEndedAt = 0; // ms
   #silentSweeps = 0; // since a byte came from anybody
-  #sweepsLeft = Infinity; // of a shutdown
+  #endsAt = Infinity; // ms: what is still open then is closed
+  #overdueSweeps = 0; // since then
+  #failure: { error: unknown } | undefined; // what a callback threw
 
-  constructor(listener: Deno.TcpListener, options: ServeOptions) {
+  constructor(listener: Deno.TcpListener, stopWords: Uint8Array[], options: ServeOptions) {
     this.#listener = listener;
+    this.#stopWords = stopWords;
     this.#options = options;
-    this.#stopWords = (options.stopWords ?? STOP_WORDS)
-      .map((word) => trimBlanks(encoder.encode(word)));
+    const { onTrace } = options;
+    this.#onTrace = onTrace && ((call): void => {
+      try {
+        onTrace(call);
+      } catch (error) {
+        this.#abort(error);
+      }
+    });
   }
 
   /** Step 4: accept each connection request; its new socket is for that client alone. */
@@ -77,11 +104,13 @@ class Server {
     const { once, maxConnections = MAX_CONNECTIONS } = this.#options;
     while (this.#accepting) {
       if (this.#connections.size >= maxConnections) {
-        await new Promise<void>((resolve) => this.#onFreed = resolve); // until one ends
+        this.#warnOnce("full", `${maxConnections} connections are open: others wait for an end`);
+        await new Promise<void>((resolve) => this.#onFreed = resolve);
         continue;
       }
       try {
         const connection = new Connection(await this.#listener.accept());
+        this.#onTrace?.({ step: "4", call: "accept()", peer: connection.peer });
         this.#connections.set(connection, this.#serveClient(connection));
         if (once) this.#stopAccepting();
       } catch (error) {
@@ -92,191 +121,286 @@ class Server {
 
   /** Step 5: receive and send. Every byte goes back as it came, in order. */
   async #serveClient(connection: Connection): Promise<void> {
-    const { conn } = connection;
+    const { conn, peer } = connection;
     const { echo = true } = this.#options;
     const small = new Uint8Array(BUFFER_BYTES);
     let buffer = small;
     try {
-      this.#greet(connection);
-      for (let size; (size = await conn.read(buffer)) !== null;) {
+      this.#opened(connection);
+      while (true) {
+        if (connection.printing) await connection.printed(); // meanwhile its sender slows down
+        connection.isAwaited = true;
+        const size = await conn.read(buffer);
+        connection.isAwaited = false;
+        if (size === null) break;
         const received = buffer.subarray(0, size);
+        this.#onTrace?.({ step: "5", call: `read() = ${size}`, peer, bytes: received });
         connection.bytes += size;
         connection.silentSweeps = this.#silentSweeps = 0;
-        // Half-closed, it only reads on: a close with bytes unread is a reset.
-        for (let at = 0; at < size && !connection.reason;) {
+        // Half-closed, it only reads on: a close with bytes unread would reset the connection.
+        for (let at = 0, echoed = 0; at < size && !connection.reason;) {
           const { end, stops } = this.#takeLines(connection, received, at);
-          const piece = end - at === size ? received : received.subarray(at, end);
-          if (echo) await connection.writeAll(piece);
-          this.#silentSweeps = 0; // while one is written to, others are not read
-          at = end;
+          const next = this.#isEnding ? size : end; // time is short then: echoes go before lines
+          if (echo && next > echoed) {
+            await this.#writeAll(connection, received.subarray(echoed, next));
+          }
+          [at, echoed] = [end, Math.max(echoed, next)];
           if (stops) this.#halfClose(connection, "stop");
-          else if (at < size) await this.#giveTurn(LINES_TURN_MS);
+          else if (connection.printing) await connection.printed();
+          else if (at < size) await this.#yieldToOthers(LINES_TURN_MS);
         }
-        if (size > BUFFER_BYTES) await this.#giveTurn(BULK_TURN_MS);
-        if (size === BUFFER_BYTES) buffer = new Uint8Array(LARGE_BUFFER_BYTES);
-        else if (size < LARGE_BUFFER_BYTES / 4) buffer = small;
+        if (size > BUFFER_BYTES) await this.#yieldToOthers(BULK_TURN_MS);
+        buffer = this.#needsLargeBuffer(connection, size, buffer) ? connection.largeBuffer : small;
       }
+      this.#onTrace?.({ step: "5", call: "read() = null", peer, note: "FIN (inferred)" });
     } catch (error) {
       this.#fail(connection, error);
     } finally {
-      this.#endConnection(connection);
+      this.#closed(connection);
     }
+  }
+
+  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). */
+  async #writeAll(connection: Connection, bytes: Uint8Array): Promise<void> {
+    const { conn, peer } = connection;
+    connection.isAwaited = connection.isWriting = true;
+    for (let rest = bytes; rest.length > 0;) {
+      this.#onTrace?.({ step: "5", call: `write(${rest.length})`, peer, bytes: rest });
+      const size = await conn.write(rest);
+      connection.silentSweeps = this.#silentSweeps = 0;
+      if (size === rest.length) break;
+      rest = rest.subarray(size);
+    }
+    connection.isAwaited = connection.isWriting = false;
+  }
+
+  /**
+   * A read that filled its buffer is followed by one into a large buffer; so are large reads, but
+   * of a few connections only, as each of these may fall silent with its large buffer in use.
+   */
+  #needsLargeBuffer(connection: Connection, size: number, buffer: Uint8Array): boolean {
+    const bulk = this.#bulk;
+    if (size < LARGE_BUFFER_BYTES / 4) bulk.delete(connection);
+    else if (bulk.size < MAX_BULK) bulk.add(connection);
+    return size === buffer.length || bulk.size > 0 && bulk.has(connection);
   }
 
   /** Step 6, its first half: the client reads every echo, then the end of the stream (UNP 6.6). */
   #halfClose(connection: Connection, reason: CloseReason): void {
+    const { conn, peer } = connection;
     connection.reason = reason;
-    if (connection.writing) return connection.close(); // it does not read: closeWrite would wait
-    connection.conn.closeWrite().catch(() => {}); // or it is gone already
+    connection.closesAt = performance.now() + GRACE_MS;
+    if (connection.isWriting) return this.#close(connection); // closeWrite would wait for the write
+    this.#onTrace?.({ step: "6", call: "closeWrite()", peer, note: "FIN (inferred)" });
+    conn.closeWrite().catch(() => {}); // the client may be gone
+  }
+
+  /** Step 6: close the socket of a client. A call that waits on it fails with it. */
+  #close(connection: Connection): void {
+    if (connection.isClosed) return;
+    connection.isClosed = true;
+    connection.stopWaiting();
+    this.#onTrace?.({ step: "6", call: "close()", peer: connection.peer });
+    connection.conn.close();
   }
 
   /** Step 6: close the listener, as no further communication with clients is intended. */
   #stopAccepting(): void {
     if (!this.#accepting) return;
     this.#accepting = false;
+    this.#onTrace?.({ step: "6", call: "close()", note: formatAddress(this.#listener.addr) });
     this.#listener.close();
     this.#onFreed();
   }
 
-  /** Runs to the end of the last connection, whose socket is closed by then. */
-  async #run(): Promise<void> {
-    let sweeping: Promise<void> | undefined;
-    const sweeper = setInterval(() => {
-      sweeping ??= this.#sweep().then(() => sweeping = undefined);
-    }, SWEEP_MS);
-    await this.#acceptClients();
-    await Promise.all(this.#connections.values());
-    clearInterval(sweeper);
-    await sweeping;
-    const seconds = secondsSince(this.#startedAt);
-    this.#options.onEvent?.({ event: "shutdown", ...this.#totals, seconds });
-  }
-
-  /** Tells that it listens, and starts to. */
+  /** Reports that it listens, and starts to accept. */
   start(): EchoServer {
     const { addr } = this.#listener;
     const { hostname, port } = addr;
-    this.#options.onEvent?.({ event: "listening", transport: "tcp", hostname, port });
+    const { signal, onEvent } = this.#options;
+    onEvent?.({ event: "listening", transport: "tcp", hostname, port });
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
       return finished;
     };
-    this.#options.signal?.addEventListener("abort", shutdown, { once: true });
-    if (this.#options.signal?.aborted) shutdown();
+    const abort = (): void => this.#shutdown();
+    signal?.addEventListener("abort", abort);
+    finished.finally(() => signal?.removeEventListener("abort", abort)).catch(() => {});
+    if (signal?.aborted) abort();
     return { addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+  }
+
+  /** Runs to the end of the last connection, whose socket is closed by then. */
+  async #run(): Promise<void> {
+    const sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
+    await this.#acceptClients();
+    await Promise.all(this.#connections.values());
+    clearInterval(sweeper);
+    const seconds = secondsSince(this.#startedAt);
+    this.#report({ event: "shutdown", ...this.#totals, seconds });
+    if (this.#failure) throw this.#failure.error;
   }
 
   // ---- Lines ----
 
-  /** Takes the next lines, not too many at once; tells where they end, and if in a stop word. */
+  /** Prints the next lines, not too many at once. Returns where they end, and if in a stop word. */
   #takeLines(connection: Connection, received: Uint8Array, from: number): Taken {
     let end = from;
-    for (let count = 0; count < LINES_AT_ONCE; count++) {
+    for (let lines = 0, letters = 0; lines < LINES_AT_ONCE && letters < LETTERS_AT_ONCE; lines++) {
       const line = connection.lines.next(received, end);
       if (!line) return { end: received.length, stops: false };
       end = line.end;
-      this.#tellMessage(connection, line);
-      if (line.bytes <= PREVIEW_BYTES && isStopWord(line.start, this.#stopWords)) {
-        return { end, stops: true };
-      }
+      letters += line.start.length;
+      if (this.#takeSentence(connection, line)) return { end, stops: true };
+      if (connection.printing) break;
     }
     return { end, stops: false };
   }
 
-  /** From time to time the sockets of others are read; a timer lets that be, an immediate not. */
-  #giveTurn(afterMs: number): Promise<void> | undefined {
-    if (this.#turn || performance.now() - this.#turnEndedAt < afterMs) return this.#turn;
-    return this.#turn = sleep(0).then(() => {
+  /** Counts and prints a sentence. Returns whether it is a stop word. */
+  #takeSentence(connection: Connection, { start, bytes }: Sentence): boolean {
+    connection.messages++;
+    if (!this.#options.quiet) {
+      const { peer } = connection;
+      const event = { event: "message", peer, bytes, ...preview(start, bytes) } as const;
+      connection.printing = this.#report(event);
+    }
+    return isStopWord(start, this.#stopWords);
+  }
+
+  /** Lets other sockets be polled, at most every `afterMs`. Only a timer does; an immediate does not. */
+  #yieldToOthers(afterMs: number): Promise<void> | undefined {
+    if (this.#othersTurn || performance.now() - this.#turnEndedAt < afterMs) {
+      return this.#othersTurn;
+    }
+    return this.#othersTurn = sleep(0).then(() => {
       this.#turnEndedAt = performance.now();
-      this.#turn = undefined;
+      this.#othersTurn = undefined;
     });
   }
 
-  #tellMessage(connection: Connection, { start, bytes }: Sentence): void {
-    connection.messages++;
-    if (this.#options.quiet) return;
-    const { peer } = connection;
-    this.#options.onEvent?.({ event: "message", peer, bytes, ...preview(start, bytes) });
-  }
+  // ---- The beginning and the end of a connection ----
 
-  // ---- The begin and the end of a connection ----
-
-  #greet({ conn, peer }: Connection): void {
-    conn.setNoDelay(); // or a small echo may wait 40 ms for the ACK of the one before it
-    conn.setKeepAlive(); // or a client whose power failed would keep its place for ever
-    if (!this.#options.quiet) this.#options.onEvent?.({ event: "open", peer });
+  #opened(connection: Connection): void {
+    const { conn, peer } = connection;
+    setSocketOptions(conn);
+    if (!this.#options.quiet) connection.printing = this.#report({ event: "open", peer });
   }
 
   /** What fails in a connection stays in it: a reset, a network that is down. */
   #fail(connection: Connection, error: unknown): void {
     connection.reason ??= "reset";
-    if (connection.closed || isSystemError(error)) return;
-    this.#warn(`${connection.peer}: ${reasonOf(error)}`); // a fault of this program
+    if (connection.isClosed || isSystemError(error)) return;
+    this.#report({ event: "warning", text: `${connection.peer}: ${reasonOf(error)}` });
   }
 
-  #endConnection(connection: Connection): void {
+  #closed(connection: Connection): void {
     const { lines, peer, bytes, startedAt } = connection;
-    connection.close();
+    this.#close(connection);
     this.#connections.delete(connection);
+    this.#bulk.delete(connection);
     this.#onFreed();
-    if (lines.bytes > 0) this.#tellMessage(connection, lines.take());
+    if (lines.isUnended) this.#takeSentence(connection, lines.takeUnended());
     const { reason = "eof", messages } = connection;
     this.#totals.connections++;
     this.#totals.messages += messages;
     this.#totals.bytes += bytes;
     if (this.#options.quiet) return;
     const seconds = secondsSince(startedAt);
-    this.#options.onEvent?.({ event: "close", peer, reason, messages, bytes, seconds });
+    this.#report({ event: "close", peer, reason, messages, bytes, seconds });
   }
 
   /** No accept that fails ends the server (UNP 5.11). */
   async #surviveAccept(error: unknown): Promise<void> {
     if (isGone(error)) return;
     const open = plural(this.#connections.size, "connection");
-    const hint = ` (${open} open; "ulimit -n" tells how many files may be)`;
-    const full = (error as { code?: string }).code === "EMFILE";
-    if (!this.#warned) this.#warn(`cannot accept: ${reasonOf(error)}${full ? hint : ""}`);
-    this.#warned = true;
+    const isFull = (error as { code?: string }).code === "EMFILE";
+    const hint = isFull ? ` (${open} open; "ulimit -n" shows how many files may be)` : "";
+    this.#warnOnce("accept", `cannot accept: ${reasonOf(error)}${hint}`);
     await sleep(ACCEPT_RETRY_MS);
   }
 
-  #warn(text: string): void {
-    this.#options.onEvent?.({ event: "warning", text });
+  // ---- Reports to the caller ----
+
+  #warnOnce(kind: string, text: string): void {
+    if (!this.#warned.has(kind)) this.#report({ event: "warning", text });
+    this.#warned.add(kind);
   }
 
-  // ---- Deadlines, counted in sweeps ----
+  /**
+   * Reports an event; the promise is that of `onEvent`, if it returns one. What `onEvent` throws
+   * ends the server, and `finished` rejects with it.
+   */
+  #report(event: ServerEvent): Promise<unknown> | undefined {
+    try {
+      const result = this.#options.onEvent?.(event);
+      if (result instanceof Promise) return result.catch((error) => this.#abort(error));
+    } catch (error) {
+      this.#abort(error);
+    }
+  }
 
+  #abort(error: unknown): void {
+    this.#failure ??= { error };
+    this.#stopAccepting();
+    for (const connection of this.#connections.keys()) this.#close(connection);
+  }
+
+  // ---- Deadlines ----
+
+  get #isEnding(): boolean {
+    return this.#endsAt < Infinity;
+  }
+
+  /** Ends the server: what was received is echoed, and every connection ends in time. */
   #shutdown(): void {
     this.#stopAccepting();
-    if (this.#sweepsLeft < Infinity) return;
-    this.#sweepsLeft = GRACE_SWEEPS;
+    if (this.#isEnding) return;
+    this.#endsAt = performance.now() + GRACE_MS;
     this.#silentSweeps = 0; // what was sent before is still on its way
+    for (const connection of this.#connections.keys()) connection.stopWaiting();
   }
 
-  /** Half-closes who was silent for too long; closes who had its time to close. */
-  async #sweep(): Promise<void> {
-    // A process that was suspended reads first what came meanwhile: timers come before the sockets.
-    for (let timers = 0; timers < 3; timers++) await sleep(1);
-    const ending = this.#sweepsLeft < Infinity;
-    const allSilent = this.#silentSweeps++ > 0; // else a connection may only wait for its turn
-    const idleSweeps = (this.#options.idleSeconds || Infinity) * 1000 / SWEEP_MS;
-    if (this.#sweepsLeft-- === GRACE_SWEEPS - TELL_SWEEPS && this.#connections.size > 0) {
-      const open = plural(this.#connections.size, "connection");
-      const seconds = (GRACE_SWEEPS - TELL_SWEEPS) * SWEEP_MS / 1000;
-      this.#warn(`waiting for ${open} to end, ${seconds} s at most`);
-    }
+  /**
+   * Ends sentences and connections that are silent for too long, and closes what had its time to
+   * close. Silence is counted in sweeps, as a suspended process has none; a time is over only at the
+   * second sweep behind it, so that what arrived meanwhile was read.
+   */
+  #sweep(): void {
+    const now = performance.now();
+    const { idleSeconds } = this.#options;
+    const idleSweeps = (idleSeconds || Infinity) * 1000 / SWEEP_MS;
+    const allSilent = this.#silentSweeps++ >= DRAINED_SWEEPS; // else one may wait for its turn
+    const isOver = now >= this.#endsAt && this.#overdueSweeps++ > 0;
+    if (now >= this.#endsAt - GRACE_MS + REPORT_MS && !isOver) this.#reportWaiting();
     for (const connection of this.#connections.keys()) {
-      const silent = connection.silentSweeps++;
-      if (this.#sweepsLeft <= 0 || connection.reason && connection.sweepsLeft-- <= 0) {
+      const silent = connection.isAwaited ? connection.silentSweeps++ : 0;
+      if (silent >= SENTENCE_SWEEPS && !connection.isWriting) this.#endSilentSentence(connection);
+      if (isOver || now >= connection.closesAt && connection.overdueSweeps++ > 0) {
         connection.reason ??= "shutdown";
-        connection.close();
+        this.#close(connection);
       } else if (connection.reason) continue;
       else if (silent >= idleSweeps) this.#halfClose(connection, "idle");
-      else if (ending && allSilent && silent > 0 && !connection.writing) {
+      else if (this.#isEnding && allSilent && silent >= DRAINED_SWEEPS && !connection.isWriting) {
         this.#halfClose(connection, "shutdown");
       }
     }
+  }
+
+  /** Silence ends a sentence without a line end; the large buffer is not needed until more comes. */
+  #endSilentSentence(connection: Connection): void {
+    const { lines } = connection;
+    connection.giveLargeBufferBack();
+    if (!lines.isUnended || connection.reason) return;
+    if (this.#takeSentence(connection, lines.takeUnended())) this.#halfClose(connection, "stop");
+  }
+
+  #reportWaiting(): void {
+    if (this.#connections.size === 0) return;
+    const open = plural(this.#connections.size, "connection");
+    const seconds = (GRACE_MS - REPORT_MS) / 1000;
+    this.#warnOnce("ending", `waiting for ${open} to end, ${seconds} s at most`);
   }
 }
 
@@ -285,39 +409,47 @@ type Taken = { end: number; stops: boolean };
 
 /** One connection: its socket, and what is known of it. */
 class Connection {
+  readonly conn: Deno.TcpConn;
   readonly peer: string;
   readonly startedAt = performance.now(); // ms
   readonly lines = new LineAssembler();
   messages = 0;
   bytes = 0; // received
-  silentSweeps = 0; // since a byte moved
-  writing = false;
-  reason: CloseReason | undefined; // once the server half-closed
-  sweepsLeft = GRACE_SWEEPS; // from then on
-  closed = false;
+  isAwaited = false; // its client is waited for: to send, or to take what it is owed
+  isWriting = false;
+  isClosed = false;
+  silentSweeps = 0; // in which it was waited for and no byte moved
+  printing: Promise<unknown> | undefined; // while its lines wait for room in the output
+  stopWaiting = (): void => {}; // for that room
+  reason: CloseReason | undefined; // why the server half-closed, once it has
+  closesAt = Infinity; // ms: the client had its time to close
+  overdueSweeps = 0; // since then
+  #largeBuffer: Uint8Array<ArrayBuffer> | undefined;
 
-  constructor(readonly conn: Deno.TcpConn) {
+  constructor(conn: Deno.TcpConn) {
+    this.conn = conn;
     this.peer = formatAddress(conn.remoteAddr);
   }
 
-  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). */
-  async writeAll(bytes: Uint8Array): Promise<void> {
-    this.writing = true;
-    for (let rest = bytes, size; (size = await this.conn.write(rest)) < rest.length;) {
-      rest = rest.subarray(size);
-      this.silentSweeps = 0;
-    }
-    this.writing = false;
+  /** Waits until its lines have room, or until `stopWaiting` is called. */
+  async printed(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.stopWaiting = resolve;
+    this.printing?.then(() => resolve());
+    await promise;
+    this.printing = undefined;
   }
 
-  /** Step 6. A call that waits on this socket fails with it. */
-  close(): void {
-    if (!this.closed) this.conn.close();
-    this.closed = true;
+  get largeBuffer(): Uint8Array<ArrayBuffer> {
+    return this.#largeBuffer ??= new Uint8Array(LARGE_BUFFER_BYTES);
+  }
+
+  giveLargeBufferBack(): void {
+    this.#largeBuffer = undefined;
   }
 }
 
-/** Whether the client of an accept that failed was gone already: its own loss alone. */
+/** Whether the client of an accept that failed was gone already: only that client is affected. */
 function isGone(error: unknown): boolean {
   const { NotConnected, ConnectionAborted, ConnectionReset } = Deno.errors;
   const gone = [NotConnected, ConnectionAborted, ConnectionReset];
@@ -330,11 +462,11 @@ function isSystemError(error: unknown): boolean {
   return error instanceof Error && ("code" in error || /\(os error \d+\)/.test(error.message));
 }
 
-/** What happens at the server, as `--json` prints it. `bytes` and `text` have no line end. */
+/** What happens at the server, as `--json` prints it. `bytes` and `text` are without the line end. */
 export type ServerEvent =
   | { event: "listening"; transport: "tcp"; hostname: string; port: number }
   | { event: "open"; peer: string }
-  | { event: "message"; peer: string; bytes: number; text: string; more?: number } // not in text
+  | { event: "message"; peer: string; bytes: number; text: string; more?: number }
   | { event: "close"; peer: string; reason: CloseReason } & Totals
   | { event: "shutdown"; connections: number } & Totals
   | { event: "warning"; text: string };
@@ -343,27 +475,50 @@ export type CloseReason = "stop" | "eof" | "idle" | "reset" | "shutdown";
 
 /** Options of {@linkcode serve}; their defaults are those of the command line. */
 export type ServeOptions = {
+  /** The address or name to listen on; default `127.0.0.1`. */
   hostname?: string;
-  port?: number; // 0: any free one
-  stopWords?: string[]; // lines that close their connection
+  /** The port to listen on, 0 to 65535; 0: any free one; default 12000. */
+  port?: number;
+  /** Sentences that close their connection, each of 1 to 100 bytes; default `stop` and `exit`. */
+  stopWords?: string[];
+  /** Whether what is received is sent back; default true. */
   echo?: boolean;
-  once?: boolean; // end after the first connection
-  idleSeconds?: number; // of silence close a connection; 0: never
-  maxConnections?: number; // at once; others wait
+  /** Whether to end after the first connection; default false. */
+  once?: boolean;
+  /** Seconds, 0 to 86400, of a client's silence that close its connection; 0, the default: never. */
+  idleSeconds?: number;
+  /** Connections at once, 1 to 1000000; others wait to be accepted; default 4096. */
+  maxConnections?: number;
+  /** Whether other processes may listen on the same port (Linux); default false. */
   reusePort?: boolean;
-  quiet?: boolean; // no events of connections and lines
-  signal?: AbortSignal; // shuts the server down
-  onEvent?: (event: ServerEvent) => void;
-  onTrace?: ((rung: Rung) => void) | undefined;
+  /** Whether connections and sentences are not reported; default false. */
+  quiet?: boolean;
+  /** Shuts the server down when it aborts. */
+  signal?: AbortSignal | undefined;
+  /**
+   * Called at each event. A promise is waited for before the server reads on from that connection.
+   * What it throws ends the server.
+   */
+  onEvent?: ((event: ServerEvent) => unknown) | undefined;
+  /** Called at each socket call. What it throws ends the server. */
+  onTrace?: ((call: TraceCall) => void) | undefined;
 };
 
 /** A running server, shaped like `Deno.HttpServer`. */
 export type EchoServer = AsyncDisposable & {
+  /** Where it listens. */
   addr: Deno.NetAddr;
-  finished: Promise<void>; // when the last connection is closed
-  shutdown(): Promise<void>; // accepts no more; every connection ends within 5 s
+  /** Resolves when the last connection is closed; rejects with what a callback threw. */
+  finished: Promise<void>;
+  /** Accepts no more clients; what was received is echoed, and all connections end within 5 s. */
+  shutdown(): Promise<void>;
 };
 
+const BOUNDS = {
+  port: { min: 0, max: 65_535 },
+  idleSeconds: { min: 0, max: 86_400, whole: false },
+  maxConnections: { min: 1, max: 1_000_000 },
+};
 const NAME = "tcp_server";
 const HELP = `TCP echo server: prints each sentence and echoes every byte.
 
@@ -371,8 +526,8 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
 
   -H, --host HOST          address to listen on (default ${HOSTNAME})
   -p, --port PORT          0 to 65535, not 1 to 1023; 0: any (default ${PORT})
-      --stop WORD…         a line to close its connection (default ${STOP_WORDS.join(", ")})
-      --no-stop            no line is a command: plain RFC 862
+      --stop WORD…         a sentence to close a connection (default ${STOP_WORDS.join(", ")})
+      --no-stop            no sentence is a command: plain RFC 862
       --no-echo            print only (task 1)
       --once               end after the first connection
       --idle SECONDS       0 to 86400 of silence close it; 0: never (default 0)
@@ -382,11 +537,16 @@ Usage: deno run --allow-net=HOST:PORT tcp_server.ts [options]
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
   -h, --help               print this
-  -V, --version            print the version`;
+  -V, --version            print the version
+
+Every line is printed while anybody reads them: a slow reader slows the clients
+down, and lines are dropped and counted only when nobody took one for 1 s.
+A client that is to close, at a stop word or --idle, has 5 s for it. Silent
+clients keep their place at --max-connections: --idle frees it.`;
 
 /** The command line: options to `serve`, events to lines, signals to a shutdown. */
 export async function main(args: string[]): Promise<number> {
-  begin(args);
+  checkArgs(args);
   const flags = parseArgs(args, {
     boolean: [
       "no-stop",
@@ -411,24 +571,24 @@ export async function main(args: string[]): Promise<number> {
     },
     unknown: (arg: string) => refuse(arg, args),
   });
-  if (flags.help || flags.version) {
-    console.log(flags.help ? HELP : `${NAME} ${VERSION}`);
-    return 0;
-  }
+  if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
   for (const word of flags._) refuse(word, args);
   if (flags["reuse-port"] && Deno.build.os !== "linux") {
     throw new UsageError("--reuse-port is for Linux only");
   }
-  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
+  const stopWords = flags["no-stop"] ? [] : flags.stop;
+  toStopWords("--stop", stopWords);
   const hostname = toHost(flags.host);
   const port = toListenPort(flags.port);
-  const idleSeconds = toNumber(["idle", flags.idle], { min: 0, max: 86_400, whole: false });
-  const maxConnections = toNumber(["max-connections", flags["max-connections"]], {
-    min: 1,
-    max: 1_000_000,
-  });
+  const idleSeconds = toNumber("--idle", flags.idle, BOUNDS.idleSeconds);
+  const maxConnections = toNumber(
+    "--max-connections",
+    flags["max-connections"],
+    BOUNDS.maxConnections,
+  );
   requireNet(formatAddress({ hostname, port }));
   const stopping = new AbortController();
+  const { signal } = stopping;
   onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
     hostname,
@@ -440,21 +600,14 @@ export async function main(args: string[]): Promise<number> {
     maxConnections,
     reusePort: flags["reuse-port"],
     quiet: flags.quiet,
-    signal: stopping.signal,
-    onEvent: printEvent,
-    onTrace: flags.trace ? (rung) => printRung("server", rung) : undefined,
+    signal,
+    onEvent: (event) => printEvent(event, { waits: !signal.aborted }),
+    onTrace: flags.trace ? (call) => printTraceCall("server", call) : undefined,
   });
   // As pledge(2) would have it: accepting and echoing go on, connecting out is impossible.
   Deno.permissions.revokeSync({ name: "net" });
   await server.finished;
   return 0;
-}
-
-/** Prints an event, for people or as JSON. */
-function printEvent(event: ServerEvent): void {
-  if (event.event === "warning") return warn(event.text);
-  const ending = event.event === "close" || event.event === "shutdown";
-  stdout.print(stdout.json ? toJson(event) : formatEvent(event), { ending });
 }
 
 /** An event as a line for people, safe to see. */
@@ -475,18 +628,25 @@ export function formatEvent(event: ServerEvent): string {
   }
 }
 
-// ---- The same in both servers, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in both servers: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** Sentences and bytes received, in how many seconds. */
 export type Totals = { messages: number; bytes: number; seconds: number };
 
 /** The port to listen on: not one of those that the handout keeps clear of. @throws UsageError */
 function toListenPort(text: string): number {
-  const port = toNumber(["port", text], { min: 0, max: 65_535 });
+  const port = toNumber("--port", text, BOUNDS.port);
   if (port === 0 || port >= 1_024) return port;
   throw new UsageError(
     `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
   );
+}
+
+/** Prints an event, for people or as JSON. Who `waits` gets a promise where there is no room. */
+function printEvent(event: ServerEvent, { waits }: { waits: boolean }): Promise<void> | undefined {
+  if (event.event === "warning") return void warn(event.text);
+  const keep = event.event === "close" || event.event === "shutdown";
+  return stdout.print(() => stdout.json ? toJson(event) : formatEvent(event), { keep, waits });
 }
 
 /** `[127.0.0.1:53412] hello`: only what a peer said stands behind brackets. */
@@ -505,7 +665,7 @@ function secondsSince(startedAt: number): number {
   return Math.round(performance.now() - startedAt) / 1000;
 }
 
-// ---- The same in both TCP scripts, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in both TCP scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** A sentence: its first bytes, of which one more is kept than is shown, and how many it has. */
 type Sentence = { start: Uint8Array; bytes: number };
@@ -514,10 +674,11 @@ const NO_BYTES: Uint8Array = new Uint8Array();
 
 /** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
 class LineAssembler {
-  bytes = 0; // of the line so far
-  #start = NO_BYTES; // of it
-  #last = 0; // byte of it
-  #chunk = NO_BYTES; // as #text
+  #bytes = 0; // of the line so far
+  #start = NO_BYTES; // of the line so far
+  #last = 0; // byte of the line so far
+  #endMayFollow = false; // of a line that was taken without its end
+  #chunk = NO_BYTES; // the one that #text has
   #text = "";
 
   /** The line that ends next in `chunk`, and where; if none does, what is left is kept. */
@@ -525,21 +686,33 @@ class LineAssembler {
     const end = from < chunk.length ? this.#findLineEnd(chunk, from) : -1;
     this.#add(chunk, from, end < 0 ? chunk.length : end);
     if (end < 0) {
-      if (this.bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
+      if (this.#bytes > 0) this.#start = this.#start.slice(); // the buffer will be read into again
       [this.#chunk, this.#text] = [NO_BYTES, ""];
       return undefined;
     }
-    if (this.#last === 0x0d) this.bytes--; // of CRLF
-    const { start, bytes } = this.take();
-    return { start, bytes, end: end + 1 };
+    if (this.#last === 0x0d) this.#bytes--; // of CRLF
+    const { start, bytes } = this.#take();
+    const isEndOnly = bytes === 0 && this.#endMayFollow;
+    this.#endMayFollow = false;
+    return isEndOnly ? this.next(chunk, end + 1) : { start, bytes, end: end + 1 };
   }
 
-  /** The line so far. */
-  take(): Sentence {
-    const { bytes } = this;
+  /** Whether there is a part of a line so far. */
+  get isUnended(): boolean {
+    return this.#bytes > 0;
+  }
+
+  /** The line so far as a sentence: silence ended it, or the end of the stream. */
+  takeUnended(): Sentence {
+    this.#endMayFollow = true;
+    return this.#take();
+  }
+
+  #take(): Sentence {
+    const bytes = this.#bytes;
     const start = bytes < this.#start.length ? this.#start.subarray(0, bytes) : this.#start;
     this.#start = NO_BYTES;
-    this.#last = this.bytes = 0;
+    this.#last = this.#bytes = 0;
     return { start, bytes };
   }
 
@@ -548,20 +721,34 @@ class LineAssembler {
     const missing = PREVIEW_BYTES + 1 - this.#start.length;
     if (missing > 0) {
       const piece = chunk.subarray(from, Math.min(end, from + missing));
-      this.#start = this.bytes === 0 ? piece : joinBytes(this.#start, piece);
+      this.#start = this.#bytes === 0 ? piece : joinBytes(this.#start, piece);
     }
     this.#last = chunk[end - 1]!;
-    this.bytes += end - from;
+    this.#bytes += end - from;
   }
 
   #findLineEnd(chunk: Uint8Array, from: number): number {
-    if (chunk.length <= 4_096) return chunk.indexOf(0x0a, from);
+    if (chunk.length <= 4_097) return chunk.indexOf(0x0a, from);
     // V8 searches a string six times as fast as an array; in Latin-1 it has a character for a byte.
     if (chunk !== this.#chunk) {
       const { buffer, byteOffset, length } = this.#chunk = chunk;
       this.#text = globalThis.Buffer.from(buffer, byteOffset, length).toString("latin1");
     }
     return this.#text.indexOf("\n", from);
+  }
+}
+
+/**
+ * Sends small messages at once: else one may wait 40 ms for the ACK of the one before it. Looks now
+ * and then whether the peer is still there: else one whose power failed is waited for for ever.
+ */
+function setSocketOptions(conn: Deno.TcpConn): void {
+  for (const set of [() => conn.setNoDelay(), () => conn.setKeepAlive()]) {
+    try {
+      set();
+    } catch {
+      continue; // the connection works without it
+    }
   }
 }
 
@@ -572,111 +759,105 @@ function joinBytes(a: Uint8Array, b: Uint8Array): Uint8Array {
   return joined;
 }
 
-/** `socket`, but its calls are told: one that waits with its result, another when it is made. */
-function traced<T extends Deno.TcpListener | Deno.TcpConn>(socket: T, trace: Trace): T {
-  const inner = socket as unknown as Deno.TcpListener & Deno.TcpConn;
-  const peer = "remoteAddr" in socket ? { peer: formatAddress(socket.remoteAddr) } : {};
-  const tell = (name: string, rung: Omit<Rung, "step">): void =>
-    trace.onTrace({ step: trace.steps[name]!, ...peer, ...rung });
-  return withCalls(socket, {
-    async accept(): Promise<Deno.TcpConn> {
-      const conn = await inner.accept();
-      tell("accept", { call: "accept()", peer: formatAddress(conn.remoteAddr) });
-      return traced(conn, trace);
-    },
-    async read(buffer: Uint8Array): Promise<number | null> {
-      const size = await inner.read(buffer);
-      if (size === null) tell("read", { call: "read() = null", note: "FIN (inferred)" });
-      else tell("read", { call: `read() = ${size}`, bytes: buffer.subarray(0, size) });
-      return size;
-    },
-    write(bytes: Uint8Array): Promise<number> {
-      tell("write", { call: `write(${bytes.length})`, bytes });
-      return inner.write(bytes);
-    },
-    closeWrite(): Promise<void> {
-      tell("closeWrite", { call: "closeWrite()", note: "FIN (inferred)" });
-      return inner.closeWrite();
-    },
-    close(): void {
-      tell("close", { call: "close()", ...(inner.addr && { note: formatAddress(inner.addr) }) });
-      inner.close();
-    },
-  });
-}
-
-// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
+const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
-const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
-const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
+const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
-const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
+const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
+const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
+const TICK_MS = 100; // between two looks at whether anybody reads
+const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
+const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
+const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
+const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
-/** Our words for common codes: the system's differ from system to system, or are translated. */
-const REASONS: Record<string, string> = {
-  EADDRINUSE: "address already in use",
-  EADDRNOTAVAIL: "no such address on this machine",
-  ECONNREFUSED: "connection refused",
-  ECONNRESET: "connection reset by peer",
-  EHOSTUNREACH: "no route to host",
-  EMFILE: "too many open files",
-  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
-  ENETUNREACH: "network unreachable",
-  ENOTFOUND: "name not found",
-  ETIMEDOUT: "connection timed out",
-};
+/**
+ * What steers a terminal or is not seen there: controls, invisible formats, separators of lines. A
+ * tab is ordinary text, and so is a joiner behind a letter, a mark or an emoji, as in Persian.
+ */
+const UNSAFE =
+  /[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\t\u200c\u200d\u0600-\u0605\u06dd\u070f\u08e2]]|(?<![\p{L}\p{M}\p{Emoji_Modifier}\p{Extended_Pictographic}])[\u200c\u200d]/gv;
 
-/** Wrong use of the command line: one line on stderr, exit code 2. */
-class UsageError extends Error {}
+/** Wrong use of an option: on the command line it is one line on stderr and exit code 2. */
+class UsageError extends RangeError {}
 
-/** What parseArgs cannot be asked: if --json is there, and if an option has its name for words. */
-function begin(args: string[]): void {
-  stdout.json = args.includes("--json"); // also for what parseArgs refuses
-  const odd = args.find((arg) => /^--?_(=|$)/.test(arg));
-  if (odd) refuse(odd, args);
+/** The least and the most that a number may be. */
+type Bounds = { min: number; max: number; whole?: boolean };
+
+/** The arguments before `--`, behind which everything is a message. */
+function optionsOf(args: string[]): string[] {
+  return args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
+}
+
+/** Refuses what parseArgs lets pass: an option named `_`, a value for an option that takes none. */
+function checkArgs(args: string[]): void {
+  // The help text has the names of an option before two blanks, and a value in capitals.
+  const names = HELP.split("\n").map((line) => line.trim().split("  ")[0]!);
+  const switches = names.filter((name) => !/ [A-Z]/.test(name)).flatMap((name) => name.split(", "));
+  for (const arg of optionsOf(args)) {
+    const [name, value] = arg.split(/=(.*)/s);
+    if (/^--?_$/.test(name!)) refuse(arg, args);
+    if (value === undefined || !switches.includes(name!)) continue;
+    throw new UsageError(`${name} takes no value, so it cannot be ${quote(value)}`);
+  }
 }
 
 /** Ends parseArgs at what its table does not know. @throws UsageError */
 function refuse(arg: string, args: string[]): never {
   const option = args[args.indexOf(arg) - 1] ?? "";
-  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // parseArgs finds none
   const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
-  throw new UsageError(`${what}; --help lists what is allowed`);
+  const isMessage = arg.startsWith("-") && HELP.includes("[message…]");
+  const hint = isMessage ? ", and behind -- it is a message" : "";
+  throw new UsageError(`${what}; --help lists what is allowed${hint}`);
 }
 
 /** The value of a numeric option. @throws UsageError out of its bounds */
-function toNumber(
-  [name, text]: [name: string, text: string],
-  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+function toNumber(option: string, text: string, bounds: Bounds): number {
+  const isNumber = (bounds.whole ?? true ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text);
+  return checkNumber(option, isNumber ? Number(text) : NaN, { ...bounds, text });
+}
+
+/** Checks the numbers among the options of a function. @throws UsageError out of their bounds */
+function checkBounds(options: object, bounds: Record<string, Bounds>): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (bounds[name] && value !== undefined) checkNumber(name, value, bounds[name]);
+  }
+}
+
+function checkNumber(
+  name: string,
+  number: number,
+  { min, max, whole = true, text = `${number}` }: Bounds & { text?: string },
 ): number {
-  const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= min && number <= max) return number;
+  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`${name} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** A host without the brackets of an IPv6 address. @throws UsageError */
 function toHost(text: string): string {
-  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
-  return text.replace(/^\[(.*:.*)\]$/, "$1");
+  const host = text.replace(/^\[(.*)\]$/, "$1");
+  const isIpv6 = URL.canParse(`http://[${withoutZone(host)}]`);
+  if (isIpv6 || /^[^\s:/[\]]+$/.test(text)) return host;
+  const hint = /^\s*$/.test(text) ? "" : `, not ${quote(text)}; a port goes to --port`;
+  throw new UsageError(`--host needs a value, a name or an address${hint}`);
 }
 
-/** Stop words that a sentence can be. @throws UsageError */
-function toStopWords(words: string[]): string[] {
-  const isWord = (word: string): boolean => {
-    const { length } = trimBlanks(encoder.encode(word));
-    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
-  };
-  const wrong = words.find((word) => !isWord(word));
-  if (wrong === undefined) return words;
-  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+/** Stop words as bytes, without the blanks around them. @throws UsageError for what none can be */
+function toStopWords(option: string, words: string[]): Uint8Array[] {
+  return words.map((word) => {
+    const bytes = trimBlanks(encoder.encode(word));
+    if (bytes.length >= 1 && bytes.length <= 100 && !/[\n\ufffd]/.test(word)) return bytes;
+    throw new UsageError(`${option} needs a value, a word of 1 to 100 bytes, not ${quote(word)}`);
+  });
 }
 
 /** Without the ASCII blanks around it. */
@@ -709,7 +890,7 @@ function preview(start: Uint8Array, bytes: number): { text: string; more?: numbe
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  if (!/[^ -~]/.test(text)) return text; // as most is; this is twice as fast
+  if (!/[^ -~]/.test(text)) return text; // most text is so, and this is twice as fast
   return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
@@ -738,13 +919,17 @@ function withoutZone(address: string): string {
   return address.replace(/%[^\]:]*/, "");
 }
 
-/** Why a call failed, to end a sentence with: `connection refused`. */
+/** Why a call failed, in the system's words without its number: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
-  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
-  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
-  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
-  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
+  // Over UDP a name look-up fails with a code alone, and a refusal reads like one of Deno's.
+  if (code === "EAI_AGAIN" || message.includes("Temporary failure in name")) {
+    return "no name server answers";
+  }
+  if (code === "ENOTFOUND" || message.startsWith("failed to lookup")) return "name not found";
+  if (code === "EACCES" || code === "EPERM") return `refused by the system (${code})`;
+  const text = message.replace(/\.? \(os error \d+\)$/, "");
+  return text.charAt(0).toLowerCase() + text.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -764,140 +949,227 @@ function requireNet(...addresses: string[]): void {
   }
 }
 
-/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
+/** The first signal calls `stop`; a second one, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
   const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
   const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  let firstAt = Infinity; // ms
   for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
     Deno.addSignalListener(signal as Deno.Signal, () => {
-      if (!stop) Deno.exit(code);
-      stop();
-      stop = undefined;
+      const now = performance.now();
+      if (!stop || now - firstAt > SAME_SIGNAL_MS) Deno.exit(code);
+      if (firstAt === Infinity) stop();
+      firstAt = Math.min(firstAt, now);
     });
   }
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
-/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
+/**
+ * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
+ * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
+ * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
+ * of its own before it writes it: what was kept there must not be written again.
+ */
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+  const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
+  const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
+  const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
+  for (let rest = piece;;) {
     try {
       rest = rest.subarray(await to.write(rest));
+      if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
   }
 }
 
-/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+/** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
   failed = false; // as the disk is full, or the terminal is gone
-  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
-  readonly #buffer = new Uint8Array(WRITE_BYTES);
-  #waiting = "";
-  #dropped = 0; // lines
-  #written = 0; // times
+  readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
+  #waiting = ""; // lines
+  #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
+  #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
+  #silentTicks = 0; // since a byte was taken
+  #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
-  #toldAt = -Infinity; // ms: that lines were dropped
+  #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
-  #ended = false;
+  #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
+  #isClosed = false;
 
   constructor(readonly name: "stdout" | "stderr") {
     this.closed.promise.catch(() => {}); // who must know waits for it
   }
 
-  print(line: string, { end = "\n", ending = false } = {}): void {
-    if (this.#ended) return;
-    const text = line + end;
-    const most = ending ? MAX_ENDINGS : MAX_WAITING;
-    if (this.#waiting.length + text.length <= most) this.#waiting += text;
-    else this.#dropped++;
+  /**
+   * Prints a line. Where there is no room, one that is to `keep` is printed all the same; who
+   * `waits` gets a promise of the moment to print the next; other lines are dropped and counted.
+   */
+  print(
+    line: () => string,
+    { end = "\n", keep = false, waits = false } = {},
+  ): Promise<void> | undefined {
+    if (this.#isClosed) return;
+    const size = this.#waiting.length + this.#unwritten.length;
+    const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
+    const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
+    if (isFull && !isWaitedFor) return this.#drop();
+    this.#waiting += line() + end;
     this.#writing ??= this.#write();
+    if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
   }
 
   async #write(): Promise<void> {
+    const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 2;
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 4;
       if (gathers && pause > 0) await sleep(pause);
-      let text = this.#waiting;
+      this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        for (; text !== ""; this.#written++) {
-          const { read, written } = encoder.encodeInto(text, this.#buffer);
-          await writeTo(Deno[this.name], this.#buffer.subarray(0, written));
-          text = text.slice(read);
-        }
+        while (this.#unwritten.length > 0) await this.#writeSome();
       } catch (error) {
-        if (error instanceof Deno.errors.BrokenPipe) return this.#end(error);
-        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
-        this.failed = true;
+        this.#fail(error);
       }
+      this.#makeRoom();
       this.#writtenAt = performance.now();
-      if (this.#writtenAt - this.#toldAt > TELL_DROPPED_MS) this.#tellDropped();
     }
+    clearInterval(ticker);
     this.#writing = undefined;
   }
 
-  /** Nobody reads on. */
-  #end(error: Error): void {
-    this.#ended = true;
-    this.#waiting = "";
-    this.closed.reject(error);
-  }
-
-  /** Waits until all is written, or nobody reads it. */
-  async flush(): Promise<void> {
-    for (let before = -1; this.#writing && before < this.#written;) {
-      before = this.#written;
-      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
+  /**
+   * Writes a piece of the lines. Only small pieces show that a slow reader reads; large ones cost
+   * less, and are for a reader that was fast so far.
+   */
+  async #writeSome(): Promise<void> {
+    const to = Deno[this.name];
+    const lines = this.#unwritten;
+    const startedAt = performance.now();
+    const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
+    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    try {
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const isFast = performance.now() - startedAt < FAST_MS;
+      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#unwritten = lines.subarray(size);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      // Nobody knows how much of the large piece was taken: it counts as lost.
+      this.#fastBytes = -Infinity;
+      this.#dropped += linesIn(large);
+      this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
     }
-    if (this.#waiting === "") return this.#tellDropped();
-    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+    this.#silentTicks = 0;
+    this.#makeRoom();
   }
 
-  #tellDropped(): void {
-    if (this.#dropped === 0) return;
-    this.#toldAt = performance.now();
+  #fail(error: unknown): void {
+    this.#unwritten = new Uint8Array();
+    if (error instanceof Deno.errors.BrokenPipe) {
+      this.#isClosed = true;
+      this.#waiting = "";
+      this.closed.reject(error);
+    } else if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+    this.failed = true;
+  }
+
+  /** Lets who waits print on: there is room again, or nobody reads and lines are dropped. */
+  #makeRoom(): void {
+    const isFull = this.#waiting.length + this.#unwritten.length > MAX_WAITING / 2;
+    if (isFull && this.#silentTicks < STUCK_TICKS) return;
+    this.#room?.resolve();
+    this.#room = undefined;
+  }
+
+  #tick(): void {
+    this.#silentTicks++;
+    this.#makeRoom();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+  }
+
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
+  #warnDropped(): void {
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
-    warn(`${this.name} is read too slowly: ${dropped} dropped`);
+    this.#ticksToWarning = WARN_TICKS;
+    warn(`${this.name} is ${how}: ${dropped} dropped`);
   }
+
+  /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
+  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
+    if (this.#isClosed) return;
+    for (let silent = 0; this.#writing && silent < ticks;) {
+      await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
+    }
+    if (!this.#writing) {
+      if (this.#dropped === 0) return;
+      this.#warnDropped();
+      return await this.flush();
+    }
+    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
+    this.#isClosed = true;
+    stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
+  }
+}
+
+function linesIn(bytes: Uint8Array): number {
+  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
 }
 
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/** What a person is told on stderr; under --json it is an event on stdout, too. */
+/** Prints a short text to stdout, and returns the exit code. @throws Error where it cannot */
+function printText(text: string): number {
+  try {
+    Deno.stdout.writeSync(encoder.encode(`${text}\n`));
+    return 0;
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
+}
+
+/** Warns a person on stderr; under --json it is an event on stdout, too. */
 function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
-  stderr.print(`${NAME}: ${escape(text)}`);
-  if (stdout.json) stdout.print(toJson({ event, text }));
+  stderr.print(() => `${NAME}: ${escape(text)}`, { keep: true });
+  if (stdout.json) stdout.print(() => toJson({ event, text }), { keep: true });
 }
 
-/** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
-export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+/** One socket call, for `--trace`. */
+export type TraceCall = {
+  /** The handout's step. */
+  step: string;
+  /** The call, with its result where there is one: `read() = 15`. */
+  call: string;
+  /** Whom it concerns. */
+  peer?: string;
+  /** The bytes that it moved: a view that is valid during the call of `onTrace` only. */
+  bytes?: Uint8Array;
+  /** What else there is to know. */
+  note?: string;
+};
 
-/** The handout's step of each call on a socket, and whom to tell of it. */
-type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
-
-/** `socket`, but with some calls of its own. */
-function withCalls<T extends object>(socket: T, calls: Record<string | symbol, unknown>): T {
-  return new Proxy(socket, {
-    get(target, name): unknown {
-      const value = Reflect.get(target, name, target);
-      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
-    },
-  });
-}
-
-/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
+/** Prints a socket call: time since the start, side, step, call, arrow, bytes. */
+function printTraceCall(side: "client" | "server", traceCall: TraceCall): void {
+  const { step, call, peer, bytes, note } = traceCall;
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -906,22 +1178,37 @@ function printRung(side: "client" | "server", { step, call, peer, bytes, note }:
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  stderr.print(line.trimEnd());
+  stderr.print(() => line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
-  let code = 1;
+  stdout.json = optionsOf(Deno.args).includes("--json"); // also for what parseArgs refuses
+  let code: number;
   try {
+    requireDeno();
     code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
-    if (error instanceof UsageError) code = 2;
-    const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+    code = reportError(error);
   }
-  await stdout.flush();
-  await stderr.flush();
+  await Promise.all([stdout.flush(), stderr.flush()]);
+  await stderr.flush(REPORT_TICKS); // the report of what was not read
   Deno.exit(code);
+}
+
+/** Reports why the program fails. Returns its exit code. */
+function reportError(error: unknown): number {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+  return error instanceof UsageError ? 2 : 1;
+}
+
+/** @throws Error where Deno is too old */
+function requireDeno(): void {
+  const toNumber = (version: string): number =>
+    version.split(".").reduce((sum, part) => sum * 1_000 + parseInt(part), 0);
+  if (toNumber(Deno.version.deno) >= toNumber(OLDEST_DENO)) return;
+  throw new Error(`Deno ${Deno.version.deno} is too old: ${OLDEST_DENO} or later is needed`);
 }
 
 if (import.meta.main) await run(main);

@@ -18,42 +18,40 @@
 
 import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 
-// The defaults: of the command line, of open(), request() and converse(), and in the help text.
+// The defaults of the command line, of open(), request() and converse(), and of the help text.
 const HOSTNAME = "127.0.0.1"; // this machine
 const PORT = 12_000;
 const STOP_WORDS = ["stop", "exit"]; // sentences that end a conversation
-const TIMEOUT_SECONDS = 1; // for the first echo; then round trips decide
+const TIMEOUT_SECONDS = 1; // for the first echo; from then on round trips decide
 const RETRIES = 3;
 
-const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
-const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
-const MAX_IPV4_BYTES = 65_507; // of a datagram: 65,535 less the IP and UDP headers
-const MAX_IPV6_BYTES = 65_527; // 65,535 less the UDP header
-const RECEIVE_RETRY_MS = 10; // after a receive that failed
-const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
-const LINGER_MS = 10; // at least, for copies of the last probe
-const MAX_PENDING = 64; // sends that the system does not take: further probes are lost at once
-const [DAMAGED, WHOLE] = [1, 2]; // how a probe came back
-
-/** Creates a socket to talk to one server with. @throws Error that names the address */
+/**
+ * Creates a socket to talk to one server with.
+ *
+ * @throws RangeError for an option out of its bounds
+ * @throws Error that names the address, where the server is not found or no socket is to be had
+ */
 export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
-  // Step 1a: get IP address and port number of the server.
-  const { hostname = HOSTNAME, port = PORT, onTrace } = options;
-  const address = await resolveInTime(hostname, options.timeoutSeconds);
-  const server: Deno.NetAddr = { transport: "udp", hostname: address, port };
-  const local = { hostname: localHost(address), port: 0 }; // any free port
+  checkBounds(options, BOUNDS);
+  // Step 1a: get IP address and port number of the server. A name may have several addresses.
+  const { hostname = HOSTNAME, port = PORT } = options;
+  const addresses = await resolveInTime(hostname, options.timeoutSeconds);
+  requireNet(...addresses.flatMap((address) => permissionsFor(address, port)));
   if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
-  let socket: Deno.DatagramConn;
+  return new EchoSocket(addresses.map((hostname) => ({ hostname, port })), options);
+}
+
+/** A socket on any free port, from which the server can be reached. @throws Error */
+function createSocket(server: Address): Deno.DatagramConn {
+  const local = { hostname: localHost(server.hostname), port: 0 };
   try {
     // Step 1b: create a UDP socket. Step 1c, the connection request, is TCP's: UDP just sends.
-    socket = Deno.listenDatagram({ transport: "udp", ...local });
+    return Deno.listenDatagram({ transport: "udp", ...local });
   } catch (cause) {
-    throw cannot(`open a socket at ${formatAddress(local)}`, cause);
+    const what = `open a socket at ${formatAddress(local)}`;
+    if (!(cause instanceof Deno.errors.AddrInUse)) throw cannot(what, cause);
+    throw new Error(`cannot ${what}: no local port is free`, { cause });
   }
-  const note = formatAddress(socket.addr as Deno.NetAddr);
-  onTrace?.({ step: "1b", call: "listenDatagram()", note });
-  const steps = { receive: "i", send: "i", close: "ii" };
-  return new EchoSocket(onTrace ? traced(socket, { steps, onTrace }) : socket, server, options);
 }
 
 /** A UDP socket for one server. What others send to it is counted, not believed. */
@@ -62,76 +60,36 @@ export class EchoSocket {
   readonly ignored = { strangers: 0, unmatched: 0 };
   /** How long an echo may take. */
   readonly timer: RetransmissionTimer;
-  /** The address of the server, as its datagrams have it. */
-  readonly server: string;
-  /** The socket's own address. */
-  readonly addr: Deno.NetAddr;
   /** Who answered first in place of the server, as for 0.0.0.0, since it was last asked; "": nobody. */
   stranger = "";
-  /** Called with each datagram from the server; tells whether it was waited for. */
-  onDatagram: (bytes: Uint8Array) => boolean = () => false;
-  readonly #socket: Deno.DatagramConn;
-  readonly #address: Deno.NetAddr;
-  #received = 0; // datagrams, from anybody
-  #resent: Uint8Array | undefined; // the last payload that was sent more than once
-  #closed = false;
+  readonly #onTrace: ((call: TraceCall) => void) | undefined;
+  readonly #closing = new AbortController();
+  readonly #others: Address[]; // of the server's name, to be tried where this one never answers
+  #address!: Address;
+  #server!: string;
+  #socket!: Deno.DatagramConn;
+  #isAnswered = false; // whether anything ever came from this address
+  #listener: DatagramListener | undefined;
+  #sends = 0; // that the system has not taken yet
+  #lastSend = Promise.resolve(); // resolves when they are all taken
+  #failure: { error: unknown } | undefined; // what a callback threw while nobody listened
 
-  /** See {@linkcode open}. */
-  constructor(socket: Deno.DatagramConn, address: Deno.NetAddr, options: OpenOptions) {
-    this.#socket = socket;
-    this.#address = address;
-    this.addr = socket.addr as Deno.NetAddr;
-    this.server = formatAddress({ ...address, hostname: withoutZone(address.hostname) });
-    this.timer = new RetransmissionTimer((options.timeoutSeconds ?? TIMEOUT_SECONDS) * 1000);
-    this.#receiveDatagrams();
+  /** See {@linkcode open}, which makes one. */
+  constructor(addresses: Address[], { timeoutSeconds, onTrace }: OpenOptions) {
+    this.timer = new RetransmissionTimer((timeoutSeconds ?? TIMEOUT_SECONDS) * 1000);
+    this.#others = [...addresses];
+    this.#onTrace = onTrace;
+    this.#turnTo();
   }
 
-  /** One loop for good: a receive that lost a race with a timer would swallow the next datagram. */
-  async #receiveDatagrams(): Promise<void> {
-    const buffer = new Uint8Array(BUFFER_BYTES);
-    while (!this.#closed) {
-      try {
-        const [bytes, from] = await this.#socket.receive(buffer);
-        this.#received++;
-        const peer = formatAddress(from as Deno.NetAddr);
-        if (peer !== this.server) {
-          this.ignored.strangers++;
-          this.stranger ||= peer;
-        } else if (!this.onDatagram(bytes)) this.ignored.unmatched++;
-      } catch {
-        // It is the close; or, on Windows, word of a closed port, which the timer tells as well.
-        if (!this.#closed) await sleep(RECEIVE_RETRY_MS);
-      }
-    }
+  /** The address of the server, as its datagrams have it. */
+  get server(): string {
+    return this.#server;
   }
 
-  /** Step 1c.i: sends one datagram. @throws Error that names the address, and keeps its cause */
-  async send(bytes: Uint8Array): Promise<void> {
-    try {
-      await this.#socket.send(bytes, this.#address);
-    } catch (cause) {
-      throw cannot(`send to ${formatAddress(this.#address)}`, cause);
-    }
-  }
-
-  /** Waits for the echo of `payload`. */
-  expect(payload: Uint8Array): Expected {
-    const { promise, resolve } = Promise.withResolvers<true>();
-    this.onDatagram = (bytes) => {
-      if (!sameBytes(bytes, payload)) return false;
-      this.onDatagram = () => false; // one more of the same is not waited for
-      resolve(true);
-      return true;
-    };
-    this.stranger = "";
-    const ambiguous = this.#resent !== undefined && sameBytes(payload, this.#resent);
-    return { payload, echo: promise, sent: 0, ambiguous, unmatched: this.ignored.unmatched };
-  }
-
-  /** Ends that; a late echo of what was sent more than once may still come. */
-  forget({ payload, sent }: Expected): void {
-    this.onDatagram = () => false;
-    if (sent > 1) this.#resent = payload;
+  /** The socket's own address. */
+  get addr(): Deno.NetAddr {
+    return this.#socket.addr as Deno.NetAddr;
   }
 
   /** The most bytes that a datagram to the server holds. */
@@ -139,56 +97,221 @@ export class EchoSocket {
     return this.#address.hostname.includes(":") ? MAX_IPV6_BYTES : MAX_IPV4_BYTES;
   }
 
-  /** Waits until what lies in the socket is read: after a pause, timers come before that. */
-  async drain(): Promise<void> {
-    for (let before = -1, turns = 0; before < this.#received && turns < 100; turns++) {
-      before = this.#received;
-      await turn();
+  /** Aborts when the socket is closed. */
+  get closed(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  /** Opens a socket for the next address. */
+  #turnTo(): void {
+    const address = this.#others.shift()!;
+    const socket = createSocket(address);
+    try {
+      const note = formatAddress(socket.addr as Deno.NetAddr);
+      this.#onTrace?.({ step: "1b", call: "listenDatagram()", note });
+    } catch (error) {
+      socket.close(); // a callback threw: nothing stays open
+      throw error;
+    }
+    this.#address = address;
+    this.#server = formatAddress({ ...address, hostname: withoutZone(address.hostname) });
+    this.#socket = socket;
+    this.#lastSend = Promise.resolve();
+    this.#receiveDatagrams(socket);
+  }
+
+  /** Turns to the server's next address, if this one never answered. Returns whether it did. */
+  tryNextAddress(): boolean {
+    if (this.#isAnswered || this.#others.length === 0) return false;
+    this.#closeSocket();
+    this.#turnTo();
+    return true;
+  }
+
+  /** One loop for good: a receive that lost a race with a timer would swallow the next datagram. */
+  async #receiveDatagrams(socket: Deno.DatagramConn): Promise<void> {
+    const buffer = new Uint8Array(BUFFER_BYTES);
+    while (socket === this.#socket && !this.closed.aborted) {
+      try {
+        const [bytes, from] = await socket.receive(buffer);
+        this.#take(bytes, formatAddress(from as Deno.NetAddr));
+      } catch {
+        // It is the close; or Windows reports a closed port here, which the timer notices as well.
+        if (socket === this.#socket && !this.closed.aborted) await sleep(RECEIVE_RETRY_MS);
+      }
     }
   }
 
-  /** Step 1c.ii: closes the socket, as no more communication is intended. */
+  /** Step 1c.i: receives a datagram. */
+  #take(bytes: Uint8Array, peer: string): void {
+    try {
+      this.#onTrace?.({ step: "i", call: `receive() = ${bytes.length}`, peer, bytes });
+      if (peer !== this.#server) {
+        this.ignored.strangers++;
+        this.stranger ||= peer;
+        return;
+      }
+      this.#isAnswered = true;
+      if (!this.#listener?.take(bytes)) this.ignored.unmatched++;
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** Step 1c.i: sends one datagram, behind those that wait. @throws Error that names the address */
+  async send(bytes: Uint8Array): Promise<void> {
+    const what = `send to ${formatAddress(this.#address)}`;
+    if (this.#sends === MAX_SENDS) throw cannot(what, new Error("the network takes nothing"));
+    this.#sends++;
+    // Sends that are under way together may change their order.
+    const sending = this.#lastSend.then(() => this.#sendNow(bytes));
+    this.#lastSend = sending.then(() => {}, () => {});
+    try {
+      await sending;
+    } catch (cause) {
+      throw cannot(what, cause, isTooLong(cause) && Deno.build.os === "darwin" ? MACOS_HINT : "");
+    } finally {
+      this.#sends--;
+    }
+  }
+
+  async #sendNow(bytes: Uint8Array): Promise<void> {
+    try {
+      this.#onTrace?.({ step: "i", call: `send(${bytes.length})`, peer: this.#server, bytes });
+    } catch (error) {
+      this.#fail(error);
+      throw error;
+    }
+    await this.#socket.send(bytes, { transport: "udp", ...this.#address });
+  }
+
+  /** Gives the datagrams of the server to `listener`, until `release`. @throws Error if it cannot */
+  listen(listener: DatagramListener): void {
+    this.closed.throwIfAborted();
+    if (this.#failure) throw this.#failure.error;
+    if (this.#listener) throw new Error(`one request at a time: ${this.#server} is being asked`);
+    this.#listener = listener;
+    this.stranger = "";
+  }
+
+  /** Ends what `listen` began. */
+  release(): void {
+    this.#listener = undefined;
+  }
+
+  /** Ends what waits, as a callback threw. */
+  #fail(error: unknown): void {
+    if (this.#listener) this.#listener.fail(error);
+    else this.#failure ??= { error };
+  }
+
+  /** Step 1c.ii: closes the socket, as no more communication is intended, and ends what waits. */
   close(): void {
-    this.#closed = true;
-    this.#socket.close();
+    if (this.closed.aborted) return;
+    this.#closing.abort(new Error(`the socket to ${this.#server} was closed`));
+    this.#listener?.fail(this.closed.reason);
+    this.#closeSocket();
+  }
+
+  #closeSocket(): void {
+    try {
+      this.#onTrace?.({ step: "ii", call: "close()", note: formatAddress(this.addr) });
+    } finally {
+      this.#socket.close();
+    }
   }
 }
 
 /**
- * Step 1c.i: sends one datagram, again and again, until its echo comes (UNP 22.5).
+ * Step 1c.i: sends one datagram, again and again, until its echo comes (UNP 22.5). Where a server
+ * never answers, its next address is tried.
+ *
+ * @throws RangeError for an option out of its bounds
  * @throws NoAnswerError when no try was answered with the same bytes
+ * @throws Error when a request is under way, when the socket is closed, or for too long a datagram
  */
 export async function request(
   socket: EchoSocket,
   payload: Uint8Array,
-  { retries = RETRIES, onRetry }: RequestOptions = {},
+  options: RequestOptions = {},
 ): Promise<{ tries: number; ms: number }> {
-  const { timer } = socket;
-  const startedAt = performance.now();
-  const asked = socket.expect(payload);
-  let failure: unknown;
-  timer.restart();
+  checkBounds(options, BOUNDS);
+  const echo = Promise.withResolvers<void>();
+  echo.promise.catch(() => {}); // it may fail while nobody waits for it
+  let isEchoed = false;
+  socket.listen({
+    take(bytes): boolean {
+      if (isEchoed || !sameBytes(bytes, payload)) return false;
+      isEchoed = true; // one more of the same is not waited for
+      echo.resolve();
+      return true;
+    },
+    fail: echo.reject,
+  });
   try {
-    for (let tries = 1; tries <= retries + 1; tries++) {
-      const sentAt = performance.now();
-      failure = await socket.send(payload).catch((error) => error);
-      if (isTooLong(failure)) throw failure;
-      asked.sent += failure ? 0 : 1;
-      if (await within(timer.rto, asked.echo, () => socket.drain())) {
-        const ms = performance.now() - sentAt;
-        if (asked.sent > 1) timer.stretch(performance.now() - startedAt);
-        else if (!asked.ambiguous) timer.sample(ms);
-        return { tries, ms };
+    while (true) {
+      try {
+        return await sendUntilEchoed(socket, payload, { ...options, echoed: echo });
+      } catch (error) {
+        if (!(error instanceof NoAnswerError) || !socket.tryNextAddress()) throw error;
+        options.onRetry?.(`${error.message}; trying ${socket.server}`);
       }
-      timer.backOff();
-      if (tries <= retries) onRetry?.();
     }
-    if (asked.sent === 0) throw failure; // else one that cannot be sent is as good as lost
-    throw noAnswer(socket, { tries: retries + 1, startedAt, ...asked });
   } finally {
-    socket.forget(asked);
+    socket.release();
   }
 }
+
+/** Sends one datagram as often as it takes. One that the system refuses or holds is like a lost one. */
+async function sendUntilEchoed(
+  socket: EchoSocket,
+  payload: Uint8Array,
+  options: RequestOptions & { echoed: PromiseWithResolvers<void> },
+): Promise<{ tries: number; ms: number }> {
+  const { retries = RETRIES, echo = true, onRetry, echoed } = options;
+  const { timer } = socket;
+  const { unmatched } = socket.ignored;
+  const tally: Tally = { startedAt: performance.now(), unmatched, tries: 0, sent: 0, refused: 0 };
+  let sentAt = NaN; // ms
+  let isSending = false;
+  async function send(): Promise<void> {
+    isSending = true;
+    sentAt = performance.now();
+    try {
+      await socket.send(payload);
+      tally.sent++;
+      if (!echo) echoed.resolve();
+    } catch (error) {
+      tally.refused++;
+      tally.failure = error;
+      if (isTooLong((error as Error).cause)) echoed.reject(error);
+    }
+    isSending = false;
+  }
+  timer.restart();
+  while (tally.tries <= retries) {
+    tally.tries++;
+    if (!isSending) send();
+    if (await within(timer.rto, echoed.promise.then(() => true))) {
+      const now = performance.now();
+      // Of a datagram that was sent again nobody knows which try came back (Karn's rule).
+      if (tally.sent > 1) timer.stretch(now - tally.startedAt);
+      else if (echo) timer.sample(now - sentAt);
+      return { tries: tally.tries, ms: now - sentAt };
+    }
+    timer.backOff();
+    if (tally.tries <= retries) onRetry?.(`${soFar(socket, tally)}; trying again`);
+  }
+  throw noAnswer(socket, tally);
+}
+
+const MAX_IPV4_BYTES = 65_507; // of a datagram: 65,535 less the IP and UDP headers
+const MAX_IPV6_BYTES = 65_527; // 65,535 less the UDP header
+const MAX_SENDS = 64; // that wait as the network takes nothing; one more is refused
+const RECEIVE_RETRY_MS = 10; // after a receive that failed
+const MACOS_HINT = "; sudo sysctl net.inet.udp.maxdgram=65507 allows it";
+const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
+const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
 
 /** The retransmission timer of RFC 6298; times in ms. */
 export class RetransmissionTimer {
@@ -212,7 +335,7 @@ export class RetransmissionTimer {
     this.rto = this.#first;
   }
 
-  /** A round trip of a datagram that was sent once. */
+  /** Learns from the round trip of a datagram that was sent once. */
   sample(rtt: number): void {
     if (Number.isNaN(this.#srtt)) [this.#srtt, this.#rttvar] = [rtt, rtt / 2];
     else {
@@ -224,60 +347,74 @@ export class RetransmissionTimer {
   }
 
   /**
-   * After one that was sent again: no sample, as nobody knows which try came back (Karn), but the
-   * next may wait longer; not longer than it took since the first try, which was answered at last.
+   * After a datagram that was sent again there is no sample, but the next may wait longer: twice as
+   * long, but no longer than the whole exchange took.
    */
-  stretch(sinceFirst: number): void {
-    this.#first = Math.min(this.#first * 2, sinceFirst + this.#least, this.#most);
+  stretch(exchangeMs: number): void {
+    this.#first = Math.min(this.#first * 2, exchangeMs + this.#least, this.#most);
   }
 
-  /** Nothing came in time: wait twice as long (RFC 6298, 5.5). */
+  /** Nothing came in time: waits twice as long (RFC 6298, 5.5). */
   backOff(): void {
     this.rto = Math.min(this.rto * 2, this.#most);
   }
 }
 
-/** A datagram whose echo is waited for. */
-export type Expected = {
-  payload: Uint8Array;
-  echo: Promise<true>;
-  sent: number; // times
-  ambiguous: boolean; // whether its echo may be a late one of the same bytes before
-  unmatched: number; // datagrams of the server so far
+/** No echo came, however often the datagram was sent. Its cause is why a send failed, if one did. */
+export class NoAnswerError extends Error {
+  /** Whether the system refused to send every try. */
+  isRefused = false;
+  /** Answers with other bytes. */
+  others = 0;
+}
+
+/** What became of the tries of a datagram. */
+type Tally = {
+  startedAt: number; // ms
+  unmatched: number; // answers before it that matched nothing
+  tries: number;
+  sent: number; // of the tries
+  refused: number; // of the tries, by the system
+  failure?: unknown; // of the last send that was refused
 };
 
-/** No echo came, however often the datagram was sent. */
-export class NoAnswerError extends Error {}
+/** What is known of a datagram while its echo does not come. */
+function soFar({ server, ignored }: EchoSocket, { unmatched, failure }: Tally): string {
+  if (failure) return (failure as Error).message;
+  return `no ${ignored.unmatched > unmatched ? "echo" : "answer"} from ${server} yet`;
+}
 
-/** What is known of a datagram whose echo did not come. */
-function noAnswer(
-  socket: EchoSocket,
-  { tries, startedAt, unmatched }: { tries: number; startedAt: number; unmatched: number },
-): NoAnswerError {
+/** What is known of a datagram whose echo did not come, though other answers may have. */
+function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
+  const { startedAt, tries, sent, refused, failure } = tally;
+  const cause = failure as Error | undefined;
+  const isRefused = refused === tries;
+  const others = socket.ignored.unmatched - tally.unmatched;
   const seconds = Number(((performance.now() - startedAt) / 1000).toPrecision(2));
   const count = `${tries} ${tries === 1 ? "try" : "tries"} in ${seconds} s`;
-  const others = socket.ignored.unmatched - unmatched;
-  if (others > 0) {
-    const had = `${plural(others, "answer")} had other bytes`;
-    return new NoAnswerError(`no echo from ${socket.server} after ${count}: ${had}`);
-  }
+  const reason = cause ? reasonOf(cause.cause ?? cause) : "the network took nothing";
+  const unsent = sent < tries ? `; ${tries - sent} not sent: ${reason}` : "";
   const stranger = socket.stranger && `, but ${socket.stranger} answered`;
-  return new NoAnswerError(`no answer from ${socket.server} after ${count}${stranger}`);
+  const text = isRefused
+    ? cause!.message
+    : others > 0
+    ? `no echo from ${socket.server} after ${count}: ${plural(others, "answer")} had other bytes`
+    : `no answer from ${socket.server} after ${count}${stranger}${unsent}`;
+  return Object.assign(new NoAnswerError(text, { cause }), { isRefused, others });
 }
 
 /** Whether a send failed for good, as what it was given is longer than a datagram. */
-function isTooLong(error: unknown): boolean {
-  return ((error as Error | undefined)?.cause as { code?: string } | undefined)?.code ===
-    "EMSGSIZE";
+function isTooLong(cause: unknown): boolean {
+  return (cause as { code?: string } | undefined)?.code === "EMSGSIZE";
 }
 
-/** The address of a host. @throws Error where it is not found in time */
+/** The addresses of a host. @throws Error where they are not found in time */
 async function resolveInTime(
   hostname: string,
   timeoutSeconds: number = TIMEOUT_SECONDS,
-): Promise<string> {
-  const address = await within(timeoutSeconds * 1000, resolve(hostname));
-  if (address) return address;
+): Promise<string[]> {
+  const addresses = await within(timeoutSeconds * 1000, resolve(hostname));
+  if (addresses) return addresses;
   throw new Error(
     `cannot find the address of ${quote(hostname)}: no answer within ${timeoutSeconds} s`,
   );
@@ -289,11 +426,18 @@ function localHost(server: string): string {
   return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
 }
 
+/** What a client must be allowed to use: any port of its own, and the server's. */
+function permissionsFor(server: string, port: number): string[] {
+  return [`${toPermission(localHost(server))}:0`, `${toPermission(server)}:${port}`];
+}
+
 /**
- * Sends the lines of `input` without their ends, each once the one before it was echoed, and writes
- * the lines that were echoed to `output`. A stop word ends it.
+ * Sends the lines of `input` without their ends, each once the one before it was echoed or lost, and
+ * writes the lines that were echoed to `output`. A stop word ends it.
  *
- * @throws NoAnswerError if the server never answered; a later loss is told to `onLost`
+ * @throws RangeError for an option out of its bounds
+ * @throws NoAnswerError at the end if no sentence was answered, or at the first if no try was sent
+ * @throws Error for a sentence that no datagram holds, or for input behind a stop word
  */
 export async function converse(
   socket: EchoSocket,
@@ -301,45 +445,75 @@ export async function converse(
   output: WritableStream<Uint8Array>,
   options: ConverseOptions = {},
 ): Promise<ConversationTotals> {
-  const { echo = true, retries = RETRIES, onReady, onLost } = options;
-  const stopWords = (options.stopWords ?? STOP_WORDS)
-    .map((word) => trimBlanks(encoder.encode(word)));
+  checkBounds(options, BOUNDS);
+  const { echo = true, onReady } = options;
+  const stopWords = toStopWords("stopWords", options.stopWords ?? STOP_WORDS);
+  const { totals = { sent: 0, echoed: 0, lost: 0 } } = options;
+  const losses = new Losses(totals, options);
   const reader = ReadableStream.from(linesOf(input, socket.mostBytes)).getReader();
   const writer = output.getWriter();
-  const totals = { sent: 0, echoed: 0, lost: 0 };
-  let unanswered: unknown;
-  onReady?.();
+  const stopReading = (): void => void reader.cancel().catch(() => {});
+  socket.closed.addEventListener("abort", stopReading);
   try {
+    onReady?.();
     for (let line; (line = (await reader.read()).value);) {
       const sentence = withoutLineEnd(line);
       totals.sent++;
-      try {
-        if (echo) await request(socket, sentence, options);
-        else await socket.send(sentence);
-        if (echo && totals.echoed++ === 0 && totals.lost > 0) {
-          const which = totals.lost === 1 ? "sentence 1 is" : `sentences 1 to ${totals.lost} are`;
-          onLost?.(`${which} lost: no answer from ${socket.server}`);
-        }
-        if (echo) await writer.write(line);
-      } catch (error) {
-        const lost = error instanceof NoAnswerError && (totals.echoed > 0 || retries === 0);
-        if (!lost) throw error; // or nobody is there
-        totals.lost++;
-        unanswered = error;
-        if (totals.echoed > 0) onLost?.(`sentence ${totals.sent} is lost: ${error.message}`);
+      const isAnswered = await losses.count(request(socket, sentence, options));
+      if (echo && isAnswered) {
+        totals.echoed++;
+        await writer.write(line);
       }
       if (isStopWord(sentence, stopWords)) {
-        if (await hasMore(reader)) throw new Error(LEFT);
+        if (await hasMore(reader)) throw new Error(UNSENT);
         break;
       }
       onReady?.();
     }
+    socket.closed.throwIfAborted();
   } finally {
-    reader.cancel().catch(() => {});
+    socket.closed.removeEventListener("abort", stopReading);
+    stopReading();
     writer.releaseLock();
   }
-  if (unanswered && totals.echoed === 0) throw unanswered;
+  if (losses.first) throw losses.first;
   return totals;
+}
+
+/** The sentences of a conversation that are lost. Before the first answer they are one loss. */
+class Losses {
+  /** Why the first was lost, until a sentence is answered: nobody may be there. */
+  first: NoAnswerError | undefined;
+  readonly #totals: ConversationTotals;
+  readonly #onLost: (text: string) => void;
+
+  constructor(totals: ConversationTotals, { onLost = () => {} }: ConverseOptions) {
+    this.#totals = totals;
+    this.#onLost = onLost;
+  }
+
+  /** Counts a sentence as lost if nothing answers its request. Returns whether it was answered. */
+  async count(request: Promise<unknown>): Promise<boolean> {
+    const totals = this.#totals;
+    try {
+      await request;
+    } catch (error) {
+      if (!(error instanceof NoAnswerError)) throw error;
+      const { sent } = totals;
+      const isNobodyThere = totals.lost++ === sent - 1;
+      if (!isNobodyThere) this.#onLost(`sentence ${sent} is lost: ${error.message}`);
+      else if (!this.first) this.#onLost(error.message);
+      if (isNobodyThere) this.first ??= error;
+      if (error.isRefused && sent === 1) throw error;
+      return false;
+    }
+    if (this.first) {
+      const which = totals.lost === 1 ? "sentence 1 is" : `sentences 1 to ${totals.lost} are`;
+      this.#onLost(`${which} lost: ${this.first.message}`);
+      this.first = undefined;
+    }
+    return true;
+  }
 }
 
 /** The lines of `input` with their ends. @throws Error for one that fits in no datagram */
@@ -349,7 +523,7 @@ async function* linesOf(
 ): AsyncGenerator<Uint8Array> {
   // Not at the top: it would take a tenth of the time in which the script starts.
   const { DelimiterStream } = await import("jsr:@std/streams@^1.1.2/delimiter-stream");
-  let length = 0; // of a line that goes on: DelimiterStream would gather it without end
+  let length = 0; // of a line that goes on, which DelimiterStream would gather without end
   const guard = new TransformStream<Uint8Array, Uint8Array>({
     transform(chunk, controller): void {
       const end = chunk.lastIndexOf(0x0a);
@@ -372,169 +546,298 @@ async function* linesOf(
 
 /** Whether there is input behind a stop word, if only on its way. */
 async function hasMore(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<boolean> {
-  const next = await within(LEFT_MS, reader.read());
+  const next = await within(UNSENT_MS, reader.read());
   return next?.value !== undefined;
 }
 
-/** Probes the server like ping: numbered datagrams, of which one that is lost stays lost. */
+const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
+const SILENT_SECONDS = 10; // for the first echo of all, where no time-out was given, as in ping
+const LINGER_MS = 10; // and twice the longest round trip, for copies of the last probe
+const MAX_LINGER_MS = 1_000; // at most
+
+/**
+ * Probes the server like ping: numbered datagrams, each sent when it is due, none sent again.
+ *
+ * @throws RangeError for an option out of its bounds
+ * @throws Error when a request is under way, or when the socket is closed
+ */
 export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Promise<ProbeBook> {
-  const { count = 4, intervalSeconds = 1, signal, onProgress } = options;
-  const timeoutMs = (options.timeoutSeconds ?? TIMEOUT_SECONDS) * 1000;
-  const [book, waiter] = [new ProbeBook(options), new Waiter()];
-  let ended = signal?.aborted ?? false;
-  signal?.addEventListener("abort", () => {
-    ended = true;
-    waiter.wake();
-  }, { once: true });
-  socket.onDatagram = (bytes) => {
-    const known = book.take(bytes);
-    onProgress?.(book);
-    waiter.wake();
-    return known;
-  };
-  let due = performance.now();
-  for (let seq = 1; seq <= count && !ended; seq++) {
-    book.send(seq, (payload) => socket.send(payload));
-    onProgress?.(book);
-    if (seq === count) break;
-    due = Math.max(due + intervalSeconds * 1000, performance.now()); // late ones go in no burst
-    if (intervalSeconds > 0) await waiter.until(due, () => ended);
-    else await waiter.until(due + FLOOD_MS, () => ended || book.isBack(seq));
+  const book = new ProbeBook(options);
+  const { count = 4, intervalSeconds = 1, signal, onEcho, onProgress } = options;
+  const waiter = new Waiter();
+  let printing: Promise<void> | undefined; // while the lines of echoes wait for room
+  socket.listen({
+    take(bytes): boolean {
+      const echo = book.take(bytes);
+      const reported = echo && onEcho?.(echo);
+      if (reported instanceof Promise) printing = reported.catch((error) => waiter.fail(error));
+      onProgress?.(book);
+      waiter.wake();
+      return true;
+    },
+    fail: (error) => waiter.fail(error),
+  });
+  const wake = (): void => waiter.wake();
+  signal?.addEventListener("abort", wake);
+  const isEnded = (): boolean => signal?.aborted ?? false;
+  try {
+    let due = performance.now();
+    for (let seq = 1; seq <= count && !isEnded(); seq++) {
+      book.send(seq, socket);
+      onProgress?.(book);
+      if (seq === count) break;
+      due = Math.max(due + intervalSeconds * 1000, performance.now()); // late ones go in no burst
+      if (intervalSeconds > 0) await waiter.until(() => due, isEnded);
+      else await waiter.until(() => due + FLOOD_MS, () => isEnded() || book.isBack(seq));
+      await printing;
+      printing = undefined;
+    }
+    await waitForLast(book, waiter);
+  } finally {
+    signal?.removeEventListener("abort", wake);
+    socket.release();
   }
-  await waiter.until(performance.now() + timeoutMs, () => book.counts().lost === 0);
-  await socket.drain();
-  const lingerMs = Math.min(Math.max(2 * book.longest, LINGER_MS), timeoutMs);
-  await waiter.until(performance.now() + lingerMs, () => false); // for copies of the last ones
-  await socket.drain();
-  socket.onDatagram = () => false;
   return book;
+}
+
+/** Waits until all probes are back or their time is over, then a moment for copies of the last. */
+async function waitForLast(book: ProbeBook, waiter: Waiter): Promise<void> {
+  const lastIsDue = (): number => book.lastSentAt + book.patienceMs;
+  const isComplete = (): boolean => book.isComplete;
+  do {
+    await waiter.until(lastIsDue, isComplete);
+    await letSocketsRead();
+  } while (!isComplete() && performance.now() < lastIsDue());
+  const lingersUntil = performance.now() + Math.min(2 * book.longest + LINGER_MS, MAX_LINGER_MS);
+  await waiter.until(() => lingersUntil, () => false);
+  await letSocketsRead();
+  waiter.throwIfFailed();
+}
+
+/** Waits for a time to come or for something to happen, whichever is first. */
+class Waiter {
+  #wake = (): void => {};
+  #failure: { error: unknown } | undefined;
+
+  /** Lets who waits look whether it is done. */
+  wake(): void {
+    this.#wake();
+  }
+
+  /** Ends the wait with an error. */
+  fail(error: unknown): void {
+    this.#failure ??= { error };
+    this.#wake();
+  }
+
+  throwIfFailed(): void {
+    if (this.#failure) throw this.#failure.error;
+  }
+
+  /** Waits until `time`, of performance.now(), or until it `isDone`; both are asked when it wakes. */
+  async until(time: () => number, isDone: () => boolean): Promise<void> {
+    while (!this.#failure && !isDone() && performance.now() < time()) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#wake = resolve;
+      const timer = setTimeout(resolve, Math.max(time() - performance.now(), 0));
+      await promise;
+      clearTimeout(timer);
+    }
+    this.throwIfFailed();
+  }
 }
 
 /** The book that a probe keeps: what was sent when, and what came back. */
 export class ProbeBook {
   /** Round trips in ms, in order of arrival. */
   readonly times: number[] = [];
-  /** When the first and the last probe were sent, in ms. */
-  readonly span = { first: 0, last: 0 };
+  /** When the first probe was sent, in ms of performance.now(). */
+  firstSentAt = 0;
+  /** When the last probe was sent, in ms of performance.now(). */
+  lastSentAt = 0;
   /** The longest round trip, in ms. */
   longest = 0;
   /** Why a probe could not be sent, if one could not. */
   failure: unknown;
-  readonly #options: ProbeOptions;
-  readonly #run = hex(Math.floor(Math.random() * 2 ** 28), 7);
-  readonly #sentAt: Float64Array; // ms, by number, from 1
-  readonly #back: Uint8Array; // by number: WHOLE or DAMAGED
-  readonly #odd = { duplicated: 0, reordered: 0, corrupt: 0 };
+  readonly #size: number;
+  readonly #timeoutSeconds: number | undefined;
+  readonly #runId = hex(Math.floor(Math.random() * 2 ** 28), 7);
+  readonly #sentAt = new Map<number, number>(); // ms, of each probe that did not come back whole
+  readonly #damaged = new Set<number>(); // of these, that came back damaged
+  readonly #extras = { duplicated: 0, reordered: 0, corrupt: 0 };
   #sent = 0;
-  #returned = 0; // whole or damaged, but once each
-  #latest = 0; // the highest number that is back
-  #sending = Promise.resolve(); // sends that are under way together may change their order
-  #pending = 0; // of them
+  #unknown = 0; // came back with a damaged number
+  #latest = 0; // the highest number that came back whole
 
-  /** An empty book. */
-  constructor(options: ProbeOptions) {
-    const { count = 4 } = options;
-    this.#options = options;
-    this.#sentAt = new Float64Array(count + 1);
-    this.#back = new Uint8Array(count + 1);
+  /** An empty book. @throws RangeError for an option out of its bounds */
+  constructor(options: ProbeOptions = {}) {
+    checkBounds(options, { ...BOUNDS, ...PROBE_BOUNDS });
+    this.#size = options.size ?? 64;
+    this.#timeoutSeconds = options.timeoutSeconds;
   }
 
-  /** Probe number `seq`: unlike any other, and one line for a server that prints it. */
+  /** A probe's payload, unlike any other, and one line for a server that prints it. */
   #payload(seq: number): Uint8Array {
-    const { size = 64 } = this.#options;
-    return encoder.encode(`${(this.#run + hex(seq, 8)).padEnd(size - 1, ".")}\n`);
+    return encoder.encode(`${(this.#runId + toChecked(seq)).padEnd(this.#size - 1, ".")}\n`);
   }
 
-  /** Sends a probe, after those before it. One that cannot be sent is lost, as on its way. */
-  send(seq: number, send: (payload: Uint8Array) => Promise<void>): void {
+  /** The number in what came back; 0 where it does not fit its check, or was not sent. */
+  #numberIn(bytes: Uint8Array): number {
+    const text = decoder.decode(bytes.subarray(7, 15));
+    const seq = parseInt(text, 16);
+    return seq >= 1 && seq <= this.#sent && text === toChecked(seq) ? seq : 0;
+  }
+
+  /** Sends a probe. One that cannot be sent is lost, as on its way. */
+  send(seq: number, socket: { send(payload: Uint8Array): Promise<void> }): void {
     this.#sent = seq;
-    if (this.#pending === MAX_PENDING) return; // nothing is taken at the moment
-    this.#pending++;
-    this.#sending = this.#sending.then(() => {
-      this.#sentAt[seq] = this.span.last = performance.now();
-      this.span.first ||= this.span.last;
-      return send(this.#payload(seq));
-    }).catch((error) => this.failure ??= error)
-      .then(() => void this.#pending--);
+    this.lastSentAt = performance.now();
+    this.firstSentAt ||= this.lastSentAt;
+    this.#sentAt.set(seq, this.lastSentAt);
+    socket.send(this.#payload(seq)).catch((error) => this.failure ??= error);
   }
 
-  /** Takes what came back: an echo, one more of the same, one overtaken, or other bytes. */
-  take(bytes: Uint8Array): boolean {
+  /** Takes what came back. Returns the echo, if it is the first of a probe, and intact. */
+  take(bytes: Uint8Array): ProbeEcho | undefined {
     const now = performance.now();
-    const seq = parseInt(decoder.decode(bytes.subarray(7, 15)), 16);
-    const known = seq >= 1 && seq <= this.#sent;
-    if (!known || !sameBytes(bytes, this.#payload(seq))) {
-      this.#odd.corrupt++;
-      if (known) this.#mark(seq, DAMAGED);
-    } else if (this.#back[seq] === WHOLE) this.#odd.duplicated++;
-    else {
-      this.#mark(seq, WHOLE);
-      const ms = now - this.#sentAt[seq]!;
-      this.times.push(ms);
-      this.longest = Math.max(this.longest, ms);
-      if (seq < this.#latest) this.#odd.reordered++;
-      this.#latest = Math.max(this.#latest, seq);
-      const rtt_ms = toMicroseconds(ms);
-      this.#options.onEcho?.({ event: "echo", seq, bytes: bytes.length, rtt_ms });
+    const seq = this.#numberIn(bytes);
+    const sentAt = this.#sentAt.get(seq);
+    if (seq === 0 || !sameBytes(bytes, this.#payload(seq))) {
+      this.#extras.corrupt++;
+      if (seq === 0) this.#unknown++;
+      else if (sentAt !== undefined) this.#damaged.add(seq);
+      return;
     }
-    return true;
-  }
-
-  #mark(seq: number, how: number): void {
-    if (!this.#back[seq]) this.#returned++;
-    this.#back[seq] = Math.max(this.#back[seq]!, how);
+    if (sentAt === undefined) return void this.#extras.duplicated++;
+    this.#sentAt.delete(seq);
+    this.#damaged.delete(seq);
+    if (seq < this.#latest) this.#extras.reordered++;
+    this.#latest = Math.max(this.#latest, seq);
+    const ms = now - sentAt;
+    this.times.push(ms);
+    this.longest = Math.max(this.longest, ms);
+    return { event: "echo", seq, bytes: bytes.length, rtt_ms: toMicroseconds(ms) };
   }
 
   /** Whether a probe came back, if only damaged. */
   isBack(seq: number): boolean {
-    return this.#back[seq]! > 0;
+    return !this.#sentAt.has(seq) || this.#damaged.has(seq);
   }
 
-  /** The counts so far. Lost is what did not come back, not even damaged. */
-  counts(): ProbeCounts {
-    const lost = this.#sent - this.#returned;
-    return { sent: this.#sent, echoed: this.times.length, lost, ...this.#odd };
+  /** Whether all probes came back, if only damaged. */
+  get isComplete(): boolean {
+    return this.#sentAt.size === this.#damaged.size;
   }
+
+  /** Whether nothing at all came back. */
+  get isSilent(): boolean {
+    return this.times.length === 0 && this.#extras.corrupt === 0;
+  }
+
+  /** How long the last probe may take, in ms. */
+  get patienceMs(): number {
+    const seconds = this.#timeoutSeconds ?? (this.isSilent ? SILENT_SECONDS : TIMEOUT_SECONDS);
+    return Math.max(seconds * 1000, 2 * this.longest);
+  }
+
+  /** The counts so far. Lost is what did not come back, not even with a damaged number. */
+  counts(): ProbeCounts {
+    const missing = this.#sentAt.size - this.#damaged.size;
+    const lost = Math.max(missing - this.#unknown, 0);
+    return { sent: this.#sent, echoed: this.times.length, lost, ...this.#extras };
+  }
+}
+
+/** The number of a probe, and its remainder by a prime, in letters: damage makes them differ. */
+function toChecked(seq: number): string {
+  return hex(seq, 5) +
+    hex(seq % 4_093, 3).replace(/./g, (digit) => "ghijklmnopqrstuv"[parseInt(digit, 16)]!);
 }
 
 function hex(number: number, digits: number): string {
   return number.toString(16).padStart(digits, "0");
 }
 
-/** Where a socket sends to, and whom it believes. */
-export type OpenOptions = {
-  hostname?: string;
-  port?: number;
-  timeoutSeconds?: number; // for the name look-up, and the first RTO
-  onTrace?: ((rung: Rung) => void) | undefined;
+/** An address without a transport. */
+type Address = { hostname: string; port: number };
+
+/** Who listens to the datagrams of a server. */
+export type DatagramListener = {
+  /** Called with each datagram, a view that is valid during the call; returns if it was waited for. */
+  take(bytes: Uint8Array): boolean;
+  /** Called when the socket is closed, or with what a callback threw. */
+  fail(error: unknown): void;
 };
 
-/** How to ask. */
+/** Options of {@linkcode open}; their defaults are those of the command line. */
+export type OpenOptions = {
+  /** Name or address of the server; default `127.0.0.1`. */
+  hostname?: string;
+  /** Port of the server, 1 to 65535; default 12000. */
+  port?: number;
+  /** Seconds, 0.001 to 3600, for the name look-up, and for the first echo; default 1. */
+  timeoutSeconds?: number | undefined;
+  /** Called at each socket call. What it throws ends what the socket does at the moment. */
+  onTrace?: ((call: TraceCall) => void) | undefined;
+};
+
+/** Options of {@linkcode request}; their defaults are those of the command line. */
 export type RequestOptions = {
+  /** How often to send it again, 0 to 1000; default 3. */
   retries?: number;
-  onRetry?: () => void; // no echo came in time, and it is sent again
+  /** Whether an echo is expected; default true. If not, a datagram is done when it is sent. */
+  echo?: boolean;
+  /** Called before it is sent again, with the reason. What it throws ends the request. */
+  onRetry?: ((text: string) => void) | undefined;
 };
 
 /** Options of {@linkcode converse}; their defaults are those of the command line. */
 export type ConverseOptions = RequestOptions & {
-  echo?: boolean;
-  stopWords?: string[]; // sentences that end the conversation
-  onReady?: () => void; // before each sentence: time for a prompt
-  onLost?: (text: string) => void; // of a sentence that was never answered
+  /** Sentences that end the conversation, each of 1 to 100 bytes; default `stop` and `exit`. */
+  stopWords?: string[];
+  /** Counts to go on with, so that they are there where `converse` throws; default all 0. */
+  totals?: ConversationTotals;
+  /** Called before each sentence is read: time for a prompt. What it throws ends `converse`. */
+  onReady?: (() => void) | undefined;
+  /**
+   * Called with word of each sentence that is lost. Before the first answer that is the first one;
+   * how many more there were follows at the first answer. What it throws ends `converse`.
+   */
+  onLost?: ((text: string) => void) | undefined;
 };
 
 /** What a conversation moved, in sentences. */
-export type ConversationTotals = { sent: number; echoed: number; lost: number };
+export type ConversationTotals = {
+  /** Sentences that were sent, or tried to be. */
+  sent: number;
+  /** Sentences whose echo came; 0 where none is expected. */
+  echoed: number;
+  /** Sentences of which no try was answered. */
+  lost: number;
+};
 
-/** How to probe; the defaults are those of the command line, but for `count`: 4. */
+/** Options of {@linkcode probe}; their defaults are those of the command line, but for `count`. */
 export type ProbeOptions = {
-  count?: number; // at most 1,000,000, as their times are kept
-  intervalSeconds?: number; // from one to the next; 0: once the echo is back, or 100 a second
-  size?: number; // bytes of each, 16 at least
-  timeoutSeconds?: number; // to wait for the last echoes
-  signal?: AbortSignal; // ends the probe, once what is under way is back
-  onEcho?: (echo: ProbeEcho) => void;
-  onProgress?: (book: ProbeBook) => void; // after each probe and each datagram
+  /** How many probes to send, 1 to 1000000, as their times are kept; default 4. */
+  count?: number;
+  /** Seconds, 0 to 3600, from one to the next; 0: once it is back, or 100 a second; default 1. */
+  intervalSeconds?: number;
+  /** Bytes of each, 16 to 65507; default 64. */
+  size?: number;
+  /**
+   * Seconds, 0.001 to 3600, to wait for the last probe, if twice the longest round trip is not
+   * longer; default 1, and 10 if nothing at all came.
+   */
+  timeoutSeconds?: number | undefined;
+  /** Ends the probe when it aborts, once what is under way is back or lost. */
+  signal?: AbortSignal | undefined;
+  /**
+   * Called with each first echo. A promise is waited for before the next probe is sent. What it
+   * throws ends the probe.
+   */
+  onEcho?: ((echo: ProbeEcho) => unknown) | undefined;
+  /** Called after each probe and each datagram. What it throws ends the probe. */
+  onProgress?: ((book: ProbeBook) => void) | undefined;
 };
 
 /** What became of the probes. */
@@ -543,6 +846,11 @@ export type ProbeCounts = Record<
   number
 >;
 
+const BOUNDS = {
+  port: { min: 1, max: 65_535 },
+  timeoutSeconds: { min: 0.001, max: 3_600, whole: false },
+  retries: { min: 0, max: 1_000 },
+};
 const NAME = "udp_client";
 const HELP = `UDP echo client: sends sentences, resends what is lost, and checks the echoes.
 
@@ -550,6 +858,7 @@ Usage: deno run --unstable-net --allow-net=LOCAL:0,HOST:PORT udp_client.ts
        [options] [message…]
 
 Without a message it reads the keyboard or a pipe, one datagram a line.
+Behind -- everything is a message.
 
   -H, --host HOST          name or address of the server (default ${HOSTNAME})
   -p, --port PORT          1 to 65535 (default ${PORT})
@@ -565,11 +874,16 @@ Without a message it reads the keyboard or a pipe, one datagram a line.
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
   -h, --help               print this
-  -V, --version            print the version`;
+  -V, --version            print the version
+
+--timeout is the first wait for an echo; from then on round trips decide, and each
+try waits twice as long as the one before. A probe sends nothing again: there it is
+the wait for the last probe, if twice the longest round trip is not longer. Without
+it that is 10 s where nothing at all came.`;
 
 /** The command line: its arguments, the keyboard or a pipe to `converse`, or `--count` to `probe`. */
 export async function main(args: string[]): Promise<number> {
-  begin(args);
+  checkArgs(args);
   const flags = parseArgs(args, {
     boolean: ["no-stop", "no-echo", "quiet", "json", "trace", "help", "version"],
     string: ["_", "host", "port", "timeout", "retries", "stop", "count", "interval", "size"],
@@ -595,135 +909,174 @@ export async function main(args: string[]): Promise<number> {
     },
     unknown: (arg: string, name?: string) => name === undefined || refuse(arg, args),
   });
-  if (flags.help || flags.version) {
-    console.log(flags.help ? HELP : `${NAME} ${VERSION}`);
-    return 0;
-  }
-  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
-  const name = toHost(flags.host);
-  const port = toNumber(["port", flags.port], { min: 1, max: 65_535 });
-  const seconds = { min: 0.001, max: 3_600, whole: false };
-  const timeoutSeconds = toNumber(["timeout", flags.timeout], seconds);
-  const retries = toNumber(["retries", flags.retries], { min: 0, max: 1_000 });
-  const plan = toProbePlan(flags);
+  if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
+  const stopWords = flags["no-stop"] ? [] : flags.stop;
+  toStopWords("--stop", stopWords);
+  const hostname = toHost(flags.host);
+  const port = toNumber("--port", flags.port, BOUNDS.port);
+  const timeoutSeconds = toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds);
+  const retries = toNumber("--retries", flags.retries, BOUNDS.retries);
+  const plan = toProbePlan(flags, args);
   checkMessages(flags._);
-  const hostname = await resolveInTime(name, timeoutSeconds);
-  requireNet(`${toPermission(localHost(hostname))}:0`, `${toPermission(hostname)}:${port}`);
-  if (!plan && Deno.pid === 1) onSignals(); // which no signal ends by itself
+  if (!plan && Deno.pid === 1) onSignals(); // no signal ends process 1 by itself
+  warnOfAddress(flags._);
   const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
-  const socket = await open({
-    hostname,
-    port,
-    timeoutSeconds,
-    onTrace: flags.trace ? (rung) => prompt.interrupt(() => printRung("client", rung)) : undefined,
-  });
+  const onTrace = (call: TraceCall): void => {
+    prompt.end();
+    printTraceCall("client", call);
+  };
+  const { quiet, trace } = flags;
+  const options = { hostname, port, timeoutSeconds, onTrace: trace ? onTrace : undefined };
+  const code = plan
+    ? await runProbe(options, { ...plan, quiet, trace, waits: isGiven("--timeout", args) })
+    : await runTalk(options, {
+      words: flags._,
+      prompt,
+      quiet,
+      stopWords,
+      retries,
+      echo: !flags["no-echo"],
+    });
+  await stdout.flush();
+  return stdout.failed ? 1 : code;
+}
+
+/** Opens a socket for `use`, and closes it with word of what it ignored. Returns the exit code. */
+async function withSocket(
+  options: OpenOptions,
+  use: (socket: EchoSocket) => Promise<number>,
+): Promise<number> {
   try {
-    if (plan) return await runProbe(socket, { ...flags, ...plan, timeoutSeconds });
-    return await talk(socket, { ...flags, prompt, stopWords, retries });
-  } finally {
-    socket.close();
-    const { strangers, unmatched } = socket.ignored;
-    if (strangers > 0) warn(`${plural(strangers, "datagram")} of strangers ignored`);
-    if (unmatched > 0) {
-      warn(`${plural(unmatched, "datagram")} of the server ignored: nothing waited for such bytes`);
+    const socket = await open(options);
+    try {
+      return await use(socket);
+    } finally {
+      socket.close();
+      const { strangers, unmatched } = socket.ignored;
+      if (strangers > 0) warn(`${plural(strangers, "datagram")} of strangers ignored`);
+      const why = "nothing waited for such bytes";
+      if (unmatched > 0) warn(`${plural(unmatched, "datagram")} of the server ignored: ${why}`);
     }
+  } catch (error) {
+    return reportError(error);
   }
 }
 
 /** A conversation from the arguments, the keyboard or a pipe. Returns the exit code. */
-async function talk(
-  socket: EchoSocket,
-  { _: words, prompt, quiet, "no-echo": noEcho, stopWords, retries }: {
-    _: string[];
+async function runTalk(
+  options: OpenOptions,
+  { words, prompt, quiet, ...talk }: ConverseOptions & {
+    words: string[];
     prompt: Prompt;
     quiet: boolean;
-    "no-echo": boolean;
-    stopWords: string[];
-    retries: number;
   },
 ): Promise<number> {
-  let told = !Deno.stderr.isTerminal(); // a person would wait in silence
-  function onRetry(): void {
-    if (!told) warn(`no answer from ${socket.server} yet; trying again`);
-    told = true;
-  }
-  try {
-    const { lost } = await converse(socket, openInput(words, prompt), openOutput(quiet), {
-      echo: !noEcho,
-      stopWords,
-      retries,
-      onReady: () => prompt.show(),
-      onLost: (text) => warn(text, "lost"),
-      onRetry,
-    });
-    return lost === 0 ? 0 : 1;
-  } catch (error) {
-    const silent = error instanceof NoAnswerError && error.message.startsWith("no answer");
-    if (!silent) throw error;
-    throw new Error(`${error.message}; is udp_server.ts running there?`, { cause: error });
-  } finally {
+  const totals = { sent: 0, echoed: 0, lost: 0 };
+  function say(text: string, event: "warning" | "lost"): void {
     prompt.end();
+    warn(text, event);
   }
+  const code = await withSocket(options, async (socket) => {
+    let reported = ""; // the address whose silence is reported
+    try {
+      await converse(socket, openInput(words, prompt), openOutput(quiet), {
+        ...talk,
+        totals,
+        onReady: () => prompt.show(),
+        onLost: (text) => say(/^no answer [^;]*$/.test(text) ? text + START_HINT : text, "lost"),
+        onRetry: (text) => {
+          if (reported !== socket.server) say(text, "warning");
+          reported = socket.server;
+        },
+      });
+    } catch (error) {
+      if (!(error instanceof NoAnswerError)) throw error; // that one was reported as a loss
+      socket.ignored.unmatched -= error.others; // and these with it
+    } finally {
+      prompt.end();
+    }
+    return totals.lost === 0 ? 0 : 1;
+  });
+  if (stdout.json) printJson({ event: "summary", ...totals }, { keep: true });
+  return code;
 }
+
+const START_HINT = "; is udp_server.ts running there?";
 
 /** Where the echo goes: bytes to a pipe, safe text to a terminal, an event a sentence as JSON. */
 function openOutput(quiet: boolean): WritableStream<Uint8Array> {
-  const atTerminal = Deno.stdout.isTerminal();
   return new WritableStream({
     async write(line): Promise<void> {
       if (quiet) return;
       const sentence = withoutLineEnd(line);
       const bytes = sentence.length;
-      const event = { event: "echo", bytes, ...preview(sentence, bytes) };
-      if (stdout.json) await writeOut(encoder.encode(`${toJson(event)}\n`));
-      else if (atTerminal) await writeToTerminal(`${decoder.decode(sentence)}\n`);
-      else await writeOut(line);
+      if (stdout.json) await printJson({ event: "echo", bytes, ...preview(sentence, bytes) });
+      else if (!Deno.stdout.isTerminal()) await writeOut(line);
+      else await writeToTerminal(`${decoder.decode(sentence)}\n`);
     },
   });
 }
 
 /** Shows a probe as it runs, then what it found; the first signal ends it. Returns the exit code. */
 async function runProbe(
-  socket: EchoSocket,
-  { quiet, trace, ...plan }: ProbePlan & { quiet: boolean; trace: boolean; timeoutSeconds: number },
+  { timeoutSeconds, ...options }: OpenOptions,
+  { quiet, trace, waits, ...plan }: ProbePlan & { quiet: boolean; trace: boolean; waits: boolean },
 ): Promise<number> {
-  const interrupt = new AbortController();
-  onSignals(() => interrupt.abort());
-  let current: ProbeBook | undefined;
-  const endStatus = startStatus(quiet && !trace, () => {
-    const { sent = 0, echoed = 0, lost = 0 } = current?.counts() ?? {};
-    return `${sent} sent, ${echoed} echoed, ${lost} not yet`;
+  let book = new ProbeBook();
+  const code = await withSocket({ ...options, timeoutSeconds }, async (socket) => {
+    const interrupt = new AbortController();
+    onSignals(() => {
+      interrupt.abort();
+      if (book.isSilent && !waits) warn(`waiting ${SILENT_SECONDS} s at most for a first echo`);
+    });
+    const endStatus = startStatus(quiet && !trace, () => {
+      const { sent, echoed, lost } = book.counts();
+      return `${sent} sent, ${echoed} echoed, ${lost} not yet`;
+    });
+    await probe(socket, {
+      ...plan,
+      timeoutSeconds: waits ? timeoutSeconds : undefined,
+      signal: interrupt.signal,
+      onEcho: (echo) => quiet ? undefined : printEcho(echo, socket.server),
+      onProgress: (now) => book = now,
+    }).finally(endStatus);
+    const { sent, echoed, corrupt } = book.counts();
+    checkInterval(plan.intervalSeconds, sent, book.lastSentAt - book.firstSentAt);
+    if (book.failure) warn((book.failure as Error).message);
+    return echoed === sent && corrupt === 0 ? 0 : 1;
   });
-  const book = await probe(socket, {
-    ...plan,
-    signal: interrupt.signal,
-    onEcho: (echo) => quiet || printEcho(echo, socket.server),
-    onProgress: (book) => current = book,
-  }).finally(endStatus);
-  const counts = book.counts();
-  checkInterval(plan.intervalSeconds, counts.sent, book.span.last - book.span.first);
-  if (book.failure) warn((book.failure as Error).message);
-  printSummary(formatCounts(counts), counts, book.times);
-  await stdout.flush();
-  const intact = counts.echoed === counts.sent && counts.corrupt === 0;
-  return intact && !stdout.failed ? 0 : 1;
+  printSummary(formatCounts(book.counts()), book.counts(), book.times);
+  return code;
 }
 
 /** `100 sent, 88 echoed, 12 lost (12 %)`, then what else there is. */
-export function formatCounts({ sent, echoed, lost, ...odd }: ProbeCounts): string {
-  const percent = Number((100 * lost / Math.max(sent, 1)).toPrecision(3));
-  const others = Object.entries(odd).filter(([, count]) => count > 0);
+export function formatCounts({ sent, echoed, lost, ...extras }: ProbeCounts): string {
+  const others = Object.entries(extras).filter(([, count]) => count > 0);
   const more = others.map(([what, count]) => `, ${count} ${what}`).join("");
-  return `${sent} sent, ${echoed} echoed, ${lost} lost (${percent} %)${more}`;
+  return `${sent} sent, ${echoed} echoed, ${lost} lost (${toPercent(lost, sent)} %)${more}`;
 }
 
-// ---- The same in both clients, to the letter: tests/cli_test.ts compares them. ----
+/** In per cent, to three digits; more where these would read 100 and not all are meant. */
+function toPercent(part: number, all: number): number {
+  const percent = 100 * part / Math.max(all, 1);
+  let digits = 3;
+  while (part < all && Number(percent.toPrecision(digits)) === 100) digits++;
+  return Number(percent.toPrecision(digits));
+}
 
-const STATUS_MS = 200; // between two drawings of the live status
+// ---- The same in both clients: edit it in tcp_client.ts, then `deno task sync`. ----
+
+const STATUS_MS = 200; // between two updates of the status line
 const BARS_MS = [0.01, 0.1, 1, 10, 100, 1_000].flatMap((ms) => [2 * ms, 5 * ms, 10 * ms]);
 const BAR_COLUMNS = 40; // of the longest bar of a histogram
-const LEFT_MS = 200; // behind a stop word, for input that is already on its way
-const LEFT = "input behind the stop word was not sent; --no-stop sends it";
+const UNSENT_MS = 200; // behind a stop word, for input that is already on its way
+const UNSENT = "input behind the stop word was not sent; --no-stop sends it";
+
+const PROBE_BOUNDS = {
+  count: { min: 1, max: 1_000_000 },
+  size: { min: 16, max: 65_507 },
+  intervalSeconds: { min: 0, max: 3_600, whole: false },
+};
 
 /** What a probe sends: so many messages of so many bytes, one an interval. */
 type ProbePlan = { count: number; size: number; intervalSeconds: number };
@@ -737,16 +1090,26 @@ function toProbePlan(
     interval: string;
     "no-echo": boolean;
   },
+  args: string[],
 ): ProbePlan | undefined {
-  const size = toNumber(["size", flags.size], { min: 16, max: 65_507 });
-  const bounds = { min: 0, max: 3_600, whole: false };
-  const intervalSeconds = toNumber(["interval", flags.interval], bounds);
-  if (flags.count === undefined) return undefined;
-  const count = toNumber(["count", flags.count], { min: 1, max: 1_000_000 });
+  const size = toNumber("--size", flags.size, PROBE_BOUNDS.size);
+  const intervalSeconds = toNumber("--interval", flags.interval, PROBE_BOUNDS.intervalSeconds);
+  if (flags.count === undefined) {
+    const [option] = ["--size", "--interval"].filter((option) => isGiven(option, args));
+    if (option) throw new UsageError(`${option} is for numbered messages: it needs --count`);
+    return undefined;
+  }
+  const count = toNumber("--count", flags.count, PROBE_BOUNDS.count);
   const [word] = flags._;
   if (word !== undefined) throw new UsageError(`--count sends numbers, and not ${quote(word)}`);
   if (flags["no-echo"]) throw new UsageError("--count waits for echoes: without --no-echo");
   return { count, size, intervalSeconds };
+}
+
+/** Whether an option is among the arguments, by its name or by its letter, which is its first. */
+function isGiven(option: string, args: string[]): boolean {
+  const pattern = new RegExp(`^(${option}|-[A-Za-z]*${option[2]})(=|$)`);
+  return optionsOf(args).some((arg) => pattern.test(arg));
 }
 
 /** One echo of a probe, as `--json` prints it. */
@@ -784,22 +1147,30 @@ function toMicroseconds(ms: number): number {
   return Math.round(ms * 1000) / 1000;
 }
 
-/** Prints an echo of a probe. */
-function printEcho(echo: ProbeEcho, server: string): void {
-  const time = echo.rtt_ms.toFixed(3);
-  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq} time=${time} ms`;
-  stdout.print(stdout.json ? toJson(echo) : line);
+/** Prints an event as JSON; the promise is that of {@linkcode Output.print}. */
+function printJson(
+  event: Record<string, unknown>,
+  { keep = false } = {},
+): Promise<void> | undefined {
+  return stdout.print(() => toJson(event), { keep, waits: true });
 }
 
-/** Prints what a probe found: its counts, which `text` says to people, and its round trips. */
+/** Prints an echo of a probe. */
+function printEcho(echo: ProbeEcho, server: string): Promise<void> | undefined {
+  if (stdout.json) return printJson(echo);
+  const line = `${plural(echo.bytes, "byte")} from ${server}: seq=${echo.seq}`;
+  return stdout.print(() => `${line} time=${echo.rtt_ms.toFixed(3)} ms`, { waits: true });
+}
+
+/** Prints what a probe found: its counts, which `text` has for people, and its round trips. */
 function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
   const rtt = times.length > 0 && { rtt_ms: roundTrips(times) };
-  const event = { event: "summary", ...counts, ...rtt };
-  const lines = stdout.json ? [toJson(event)] : [text, ...formatRoundTrips(times)];
-  for (const line of lines) stdout.print(line, { ending: true });
+  if (stdout.json) return void printJson({ event: "summary", ...counts, ...rtt }, { keep: true });
+  const lines = counts.sent ? [text, ...formatRoundTrips(times)] : [];
+  for (const line of lines) stdout.print(() => line, { keep: true });
 }
 
-/** The lines that tell round trips in ms: their figures, then a bar for each step of them. */
+/** Round trips in ms as lines for people: their figures, then a histogram. */
 export function formatRoundTrips(times: number[]): string[] {
   if (times.length === 0) return [];
   const [min, avg, max, mdev, p50, p90, p99, jitter] = Object.values(roundTrips(times))
@@ -832,17 +1203,17 @@ function histogram(times: number[]): string[] {
   return bars.slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
 }
 
-/** Says so if probes went out in longer intervals than was asked for. */
+/** Warns if messages went out at longer intervals than was asked for. */
 function checkInterval(seconds: number, sent: number, ms: number): void {
   const real = ms / 1000 / Math.max(sent - 1, 1);
   if (seconds === 0 || ms < 100 || real < 1.1 * seconds) return;
   warn(`the interval of ${seconds} s could not be kept: it was ${real.toPrecision(2)} s`);
 }
 
-/** Shows how a probe gets on, where its echoes are not printed; returns what ends that. */
+/** Shows the counts of a probe whose echoes are not printed, at a terminal; returns what ends that. */
 function startStatus(shown: boolean, status: () => string): () => Promise<void> {
   if (!shown || !Deno.stderr.isTerminal()) return () => Promise.resolve();
-  const draw = (text: string): void => stderr.print(`\r\x1b[K${text}`, { end: "" });
+  const draw = (text: string): void => void stderr.print(() => `\r\x1b[K${text}`, { end: "" });
   const ticker = setInterval(() => draw(status()), STATUS_MS);
   return async () => {
     clearInterval(ticker);
@@ -851,51 +1222,32 @@ function startStatus(shown: boolean, status: () => string): () => Promise<void> 
   };
 }
 
-/** Waits for a time to come or something to happen, whichever is first. */
-class Waiter {
-  wake: () => void = () => {};
-
-  /** Until `time`, of performance.now(), or until `done` holds when it is woken. */
-  async until(time: number, done: () => boolean): Promise<void> {
-    while (!done() && performance.now() < time) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const timer = setTimeout(resolve, Math.max(time - performance.now(), 0));
-      this.wake = resolve;
-      await promise;
-      clearTimeout(timer);
-    }
-  }
-}
-
 /** The prompt of a person who types; there is none for a pipe. */
 class Prompt {
-  #unanswered = false;
+  readonly #shown: boolean;
+  #isUnanswered = false;
 
-  constructor(readonly shown: boolean) {}
+  constructor(shown: boolean) {
+    this.#shown = shown;
+  }
 
   show(): void {
-    if (this.shown) stderr.print("> ", { end: "" });
-    this.#unanswered = this.shown;
+    if (this.#shown) stderr.print(() => "> ", { end: "" });
+    this.#isUnanswered = this.#shown;
   }
 
   answer(): void {
-    this.#unanswered = false;
+    this.#isUnanswered = false;
   }
 
-  /** Says something below a prompt that nobody answered. */
-  interrupt(say: () => void): void {
-    this.end();
-    say();
-  }
-
-  /** Ends the line of a prompt that nobody answered. */
+  /** Ends the line of a prompt that nobody answered: what comes next stands below it. */
   end(): void {
-    if (this.#unanswered) stderr.print("");
-    this.#unanswered = false;
+    if (this.#isUnanswered) stderr.print(() => "");
+    this.#isUnanswered = false;
   }
 }
 
-/** What is said: the arguments, a line each; or else what is typed or comes through a pipe. */
+/** The input: the arguments, a line each; or else what is typed or comes through a pipe. */
 function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> {
   async function* read(): AsyncGenerator<Uint8Array> {
     for (const word of words) yield encoder.encode(`${word}\n`);
@@ -912,20 +1264,21 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
   return ReadableStream.from(read());
 }
 
-/** Writes to stdout what must not be lost: whoever reads it slowly is waited for. */
+/** Writes an echo to stdout, byte for byte; a slow reader is waited for. */
 async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await writeTo(Deno.stdout, bytes);
+    for (let rest = bytes; rest.length > 0;) {
+      rest = rest.subarray(await writePiece(Deno.stdout, rest));
+    }
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
 }
 
-/** Writes text to a terminal, where line ends and tabs are safe; below what stderr tells there. */
+/** Writes text to a terminal, safe to see, below what stderr has there. */
 async function writeToTerminal(text: string): Promise<void> {
   if (Deno.stderr.isTerminal()) await stderr.flush();
-  const parts = text.split(/([\t\n])/).map((part, i) => i % 2 ? part : escape(part));
-  await writeOut(encoder.encode(parts.join("")));
+  await writeOut(encoder.encode(text.split(/\r?\n/).map(escape).join("\n")));
 }
 
 /** @throws UsageError for a message with bytes that a command line cannot hold */
@@ -935,20 +1288,25 @@ function checkMessages(words: string[]): void {
   throw new UsageError(`${quote(broken)} has bytes that are no UTF-8: send them through a pipe`);
 }
 
-/** Lets be read what has arrived: after a pause of the process, timers come before the sockets. */
-async function turn(): Promise<void> {
+/** Warns of two messages that look like the address and the port of a server, as `nc` takes them. */
+function warnOfAddress([host, port, ...others]: string[]): void {
+  if (!host || !/^\d{1,5}$/.test(port ?? "") || others.length > 0 || /\s/.test(host)) return;
+  const messages = `${quote(host)} and ${quote(port!)} are sent as two messages`;
+  warn(`${messages}; another server is --host ${escape(host)} --port ${port}`);
+}
+
+/** After a suspension timers fire before the sockets are read: gives the sockets their turn first. */
+async function letSocketsRead(): Promise<void> {
   for (let timers = 0; timers < 3; timers++) await sleep(1); // two were enough, measured
 }
 
-/** What `promise` gives; nothing after `ms`, once what came by then is read. */
-async function within<T>(
-  ms: number,
-  promise: Promise<T>,
-  readAll: () => Promise<void> = turn,
-): Promise<T | undefined> {
+/** What `promise` gives; undefined after `ms`, once what came by then is read. */
+async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
   const late = Promise.withResolvers<undefined>();
   let reading: Promise<void> | undefined;
-  const timer = setTimeout(() => reading = readAll().then(() => late.resolve(undefined)), ms);
+  const timer = setTimeout(() => {
+    reading = letSocketsRead().then(() => late.resolve(undefined));
+  }, ms);
   try {
     return await Promise.race([promise, late.promise]);
   } finally {
@@ -957,18 +1315,19 @@ async function within<T>(
   }
 }
 
-// ---- The same in both UDP scripts, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in both UDP scripts: edit it in udp_server.ts, then `deno task sync`. ----
 
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
 const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
 
-/** The address of a host; a name asks for permission to look it up. @throws Error */
-async function resolve(host: string): Promise<string> {
-  if (/^[\d.]+$|:/.test(host)) return toCanonical(host);
+/** The addresses of a host; a name asks for permission to look it up. @throws Error */
+async function resolve(host: string): Promise<string[]> {
+  if (/^[\d.]+$|:/.test(host)) return [toCanonical(host)];
   requireNet(host);
   const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
   try {
-    return (await lookup(host)).address;
+    const found = await lookup(host, { all: true });
+    return [...new Set(found.map(({ address }) => address))];
   } catch (cause) {
     throw cannot(`find the address of ${quote(host)}`, cause);
   }
@@ -996,99 +1355,105 @@ function withoutLineEnd(bytes: Uint8Array): Uint8Array {
   return bytes.subarray(0, bytes[length - 2] === 0x0d ? -2 : -1);
 }
 
-/** `socket`, but its calls are told: receive with its result, the others when they are made. */
-function traced(socket: Deno.DatagramConn, { steps, onTrace }: Trace): Deno.DatagramConn {
-  const address = (addr: Deno.Addr): string => formatAddress(addr as Deno.NetAddr);
-  return withCalls(socket, {
-    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
-      const [bytes, from] = await socket.receive(buffer);
-      const call = `receive() = ${bytes.length}`;
-      onTrace({ step: steps.receive!, call, peer: address(from), bytes });
-      return [bytes, from];
-    },
-    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
-      onTrace({ step: steps.send!, call: `send(${bytes.length})`, peer: address(to), bytes });
-      return socket.send(bytes, to);
-    },
-    close(): void {
-      onTrace({ step: steps.close!, call: "close()", note: address(socket.addr) });
-      socket.close();
-    },
-  });
-}
-
-// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
+const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
-const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
-const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
+const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
-const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
+const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
+const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
+const TICK_MS = 100; // between two looks at whether anybody reads
+const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
+const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
+const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
+const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
-/** Our words for common codes: the system's differ from system to system, or are translated. */
-const REASONS: Record<string, string> = {
-  EADDRINUSE: "address already in use",
-  EADDRNOTAVAIL: "no such address on this machine",
-  ECONNREFUSED: "connection refused",
-  ECONNRESET: "connection reset by peer",
-  EHOSTUNREACH: "no route to host",
-  EMFILE: "too many open files",
-  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
-  ENETUNREACH: "network unreachable",
-  ENOTFOUND: "name not found",
-  ETIMEDOUT: "connection timed out",
-};
+/**
+ * What steers a terminal or is not seen there: controls, invisible formats, separators of lines. A
+ * tab is ordinary text, and so is a joiner behind a letter, a mark or an emoji, as in Persian.
+ */
+const UNSAFE =
+  /[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\t\u200c\u200d\u0600-\u0605\u06dd\u070f\u08e2]]|(?<![\p{L}\p{M}\p{Emoji_Modifier}\p{Extended_Pictographic}])[\u200c\u200d]/gv;
 
-/** Wrong use of the command line: one line on stderr, exit code 2. */
-class UsageError extends Error {}
+/** Wrong use of an option: on the command line it is one line on stderr and exit code 2. */
+class UsageError extends RangeError {}
 
-/** What parseArgs cannot be asked: if --json is there, and if an option has its name for words. */
-function begin(args: string[]): void {
-  stdout.json = args.includes("--json"); // also for what parseArgs refuses
-  const odd = args.find((arg) => /^--?_(=|$)/.test(arg));
-  if (odd) refuse(odd, args);
+/** The least and the most that a number may be. */
+type Bounds = { min: number; max: number; whole?: boolean };
+
+/** The arguments before `--`, behind which everything is a message. */
+function optionsOf(args: string[]): string[] {
+  return args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
+}
+
+/** Refuses what parseArgs lets pass: an option named `_`, a value for an option that takes none. */
+function checkArgs(args: string[]): void {
+  // The help text has the names of an option before two blanks, and a value in capitals.
+  const names = HELP.split("\n").map((line) => line.trim().split("  ")[0]!);
+  const switches = names.filter((name) => !/ [A-Z]/.test(name)).flatMap((name) => name.split(", "));
+  for (const arg of optionsOf(args)) {
+    const [name, value] = arg.split(/=(.*)/s);
+    if (/^--?_$/.test(name!)) refuse(arg, args);
+    if (value === undefined || !switches.includes(name!)) continue;
+    throw new UsageError(`${name} takes no value, so it cannot be ${quote(value)}`);
+  }
 }
 
 /** Ends parseArgs at what its table does not know. @throws UsageError */
 function refuse(arg: string, args: string[]): never {
   const option = args[args.indexOf(arg) - 1] ?? "";
-  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // parseArgs finds none
   const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
-  throw new UsageError(`${what}; --help lists what is allowed`);
+  const isMessage = arg.startsWith("-") && HELP.includes("[message…]");
+  const hint = isMessage ? ", and behind -- it is a message" : "";
+  throw new UsageError(`${what}; --help lists what is allowed${hint}`);
 }
 
 /** The value of a numeric option. @throws UsageError out of its bounds */
-function toNumber(
-  [name, text]: [name: string, text: string],
-  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+function toNumber(option: string, text: string, bounds: Bounds): number {
+  const isNumber = (bounds.whole ?? true ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text);
+  return checkNumber(option, isNumber ? Number(text) : NaN, { ...bounds, text });
+}
+
+/** Checks the numbers among the options of a function. @throws UsageError out of their bounds */
+function checkBounds(options: object, bounds: Record<string, Bounds>): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (bounds[name] && value !== undefined) checkNumber(name, value, bounds[name]);
+  }
+}
+
+function checkNumber(
+  name: string,
+  number: number,
+  { min, max, whole = true, text = `${number}` }: Bounds & { text?: string },
 ): number {
-  const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= min && number <= max) return number;
+  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`${name} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** A host without the brackets of an IPv6 address. @throws UsageError */
 function toHost(text: string): string {
-  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
-  return text.replace(/^\[(.*:.*)\]$/, "$1");
+  const host = text.replace(/^\[(.*)\]$/, "$1");
+  const isIpv6 = URL.canParse(`http://[${withoutZone(host)}]`);
+  if (isIpv6 || /^[^\s:/[\]]+$/.test(text)) return host;
+  const hint = /^\s*$/.test(text) ? "" : `, not ${quote(text)}; a port goes to --port`;
+  throw new UsageError(`--host needs a value, a name or an address${hint}`);
 }
 
-/** Stop words that a sentence can be. @throws UsageError */
-function toStopWords(words: string[]): string[] {
-  const isWord = (word: string): boolean => {
-    const { length } = trimBlanks(encoder.encode(word));
-    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
-  };
-  const wrong = words.find((word) => !isWord(word));
-  if (wrong === undefined) return words;
-  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+/** Stop words as bytes, without the blanks around them. @throws UsageError for what none can be */
+function toStopWords(option: string, words: string[]): Uint8Array[] {
+  return words.map((word) => {
+    const bytes = trimBlanks(encoder.encode(word));
+    if (bytes.length >= 1 && bytes.length <= 100 && !/[\n\ufffd]/.test(word)) return bytes;
+    throw new UsageError(`${option} needs a value, a word of 1 to 100 bytes, not ${quote(word)}`);
+  });
 }
 
 /** Without the ASCII blanks around it. */
@@ -1121,7 +1486,7 @@ function preview(start: Uint8Array, bytes: number): { text: string; more?: numbe
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  if (!/[^ -~]/.test(text)) return text; // as most is; this is twice as fast
+  if (!/[^ -~]/.test(text)) return text; // most text is so, and this is twice as fast
   return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
@@ -1150,13 +1515,17 @@ function withoutZone(address: string): string {
   return address.replace(/%[^\]:]*/, "");
 }
 
-/** Why a call failed, to end a sentence with: `connection refused`. */
+/** Why a call failed, in the system's words without its number: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
-  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
-  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
-  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
-  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
+  // Over UDP a name look-up fails with a code alone, and a refusal reads like one of Deno's.
+  if (code === "EAI_AGAIN" || message.includes("Temporary failure in name")) {
+    return "no name server answers";
+  }
+  if (code === "ENOTFOUND" || message.startsWith("failed to lookup")) return "name not found";
+  if (code === "EACCES" || code === "EPERM") return `refused by the system (${code})`;
+  const text = message.replace(/\.? \(os error \d+\)$/, "");
+  return text.charAt(0).toLowerCase() + text.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -1176,140 +1545,227 @@ function requireNet(...addresses: string[]): void {
   }
 }
 
-/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
+/** The first signal calls `stop`; a second one, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
   const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
   const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  let firstAt = Infinity; // ms
   for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
     Deno.addSignalListener(signal as Deno.Signal, () => {
-      if (!stop) Deno.exit(code);
-      stop();
-      stop = undefined;
+      const now = performance.now();
+      if (!stop || now - firstAt > SAME_SIGNAL_MS) Deno.exit(code);
+      if (firstAt === Infinity) stop();
+      firstAt = Math.min(firstAt, now);
     });
   }
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
-/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
+/**
+ * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
+ * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
+ * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
+ * of its own before it writes it: what was kept there must not be written again.
+ */
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+  const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
+  const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
+  const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
+  for (let rest = piece;;) {
     try {
       rest = rest.subarray(await to.write(rest));
+      if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
   }
 }
 
-/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+/** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
   failed = false; // as the disk is full, or the terminal is gone
-  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
-  readonly #buffer = new Uint8Array(WRITE_BYTES);
-  #waiting = "";
-  #dropped = 0; // lines
-  #written = 0; // times
+  readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
+  #waiting = ""; // lines
+  #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
+  #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
+  #silentTicks = 0; // since a byte was taken
+  #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
-  #toldAt = -Infinity; // ms: that lines were dropped
+  #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
-  #ended = false;
+  #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
+  #isClosed = false;
 
   constructor(readonly name: "stdout" | "stderr") {
     this.closed.promise.catch(() => {}); // who must know waits for it
   }
 
-  print(line: string, { end = "\n", ending = false } = {}): void {
-    if (this.#ended) return;
-    const text = line + end;
-    const most = ending ? MAX_ENDINGS : MAX_WAITING;
-    if (this.#waiting.length + text.length <= most) this.#waiting += text;
-    else this.#dropped++;
+  /**
+   * Prints a line. Where there is no room, one that is to `keep` is printed all the same; who
+   * `waits` gets a promise of the moment to print the next; other lines are dropped and counted.
+   */
+  print(
+    line: () => string,
+    { end = "\n", keep = false, waits = false } = {},
+  ): Promise<void> | undefined {
+    if (this.#isClosed) return;
+    const size = this.#waiting.length + this.#unwritten.length;
+    const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
+    const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
+    if (isFull && !isWaitedFor) return this.#drop();
+    this.#waiting += line() + end;
     this.#writing ??= this.#write();
+    if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
   }
 
   async #write(): Promise<void> {
+    const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 2;
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 4;
       if (gathers && pause > 0) await sleep(pause);
-      let text = this.#waiting;
+      this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        for (; text !== ""; this.#written++) {
-          const { read, written } = encoder.encodeInto(text, this.#buffer);
-          await writeTo(Deno[this.name], this.#buffer.subarray(0, written));
-          text = text.slice(read);
-        }
+        while (this.#unwritten.length > 0) await this.#writeSome();
       } catch (error) {
-        if (error instanceof Deno.errors.BrokenPipe) return this.#end(error);
-        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
-        this.failed = true;
+        this.#fail(error);
       }
+      this.#makeRoom();
       this.#writtenAt = performance.now();
-      if (this.#writtenAt - this.#toldAt > TELL_DROPPED_MS) this.#tellDropped();
     }
+    clearInterval(ticker);
     this.#writing = undefined;
   }
 
-  /** Nobody reads on. */
-  #end(error: Error): void {
-    this.#ended = true;
-    this.#waiting = "";
-    this.closed.reject(error);
-  }
-
-  /** Waits until all is written, or nobody reads it. */
-  async flush(): Promise<void> {
-    for (let before = -1; this.#writing && before < this.#written;) {
-      before = this.#written;
-      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
+  /**
+   * Writes a piece of the lines. Only small pieces show that a slow reader reads; large ones cost
+   * less, and are for a reader that was fast so far.
+   */
+  async #writeSome(): Promise<void> {
+    const to = Deno[this.name];
+    const lines = this.#unwritten;
+    const startedAt = performance.now();
+    const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
+    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    try {
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const isFast = performance.now() - startedAt < FAST_MS;
+      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#unwritten = lines.subarray(size);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      // Nobody knows how much of the large piece was taken: it counts as lost.
+      this.#fastBytes = -Infinity;
+      this.#dropped += linesIn(large);
+      this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
     }
-    if (this.#waiting === "") return this.#tellDropped();
-    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+    this.#silentTicks = 0;
+    this.#makeRoom();
   }
 
-  #tellDropped(): void {
-    if (this.#dropped === 0) return;
-    this.#toldAt = performance.now();
+  #fail(error: unknown): void {
+    this.#unwritten = new Uint8Array();
+    if (error instanceof Deno.errors.BrokenPipe) {
+      this.#isClosed = true;
+      this.#waiting = "";
+      this.closed.reject(error);
+    } else if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+    this.failed = true;
+  }
+
+  /** Lets who waits print on: there is room again, or nobody reads and lines are dropped. */
+  #makeRoom(): void {
+    const isFull = this.#waiting.length + this.#unwritten.length > MAX_WAITING / 2;
+    if (isFull && this.#silentTicks < STUCK_TICKS) return;
+    this.#room?.resolve();
+    this.#room = undefined;
+  }
+
+  #tick(): void {
+    this.#silentTicks++;
+    this.#makeRoom();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+  }
+
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
+  #warnDropped(): void {
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
-    warn(`${this.name} is read too slowly: ${dropped} dropped`);
+    this.#ticksToWarning = WARN_TICKS;
+    warn(`${this.name} is ${how}: ${dropped} dropped`);
   }
+
+  /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
+  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
+    if (this.#isClosed) return;
+    for (let silent = 0; this.#writing && silent < ticks;) {
+      await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
+    }
+    if (!this.#writing) {
+      if (this.#dropped === 0) return;
+      this.#warnDropped();
+      return await this.flush();
+    }
+    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
+    this.#isClosed = true;
+    stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
+  }
+}
+
+function linesIn(bytes: Uint8Array): number {
+  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
 }
 
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/** What a person is told on stderr; under --json it is an event on stdout, too. */
+/** Prints a short text to stdout, and returns the exit code. @throws Error where it cannot */
+function printText(text: string): number {
+  try {
+    Deno.stdout.writeSync(encoder.encode(`${text}\n`));
+    return 0;
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
+}
+
+/** Warns a person on stderr; under --json it is an event on stdout, too. */
 function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
-  stderr.print(`${NAME}: ${escape(text)}`);
-  if (stdout.json) stdout.print(toJson({ event, text }));
+  stderr.print(() => `${NAME}: ${escape(text)}`, { keep: true });
+  if (stdout.json) stdout.print(() => toJson({ event, text }), { keep: true });
 }
 
-/** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
-export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+/** One socket call, for `--trace`. */
+export type TraceCall = {
+  /** The handout's step. */
+  step: string;
+  /** The call, with its result where there is one: `read() = 15`. */
+  call: string;
+  /** Whom it concerns. */
+  peer?: string;
+  /** The bytes that it moved: a view that is valid during the call of `onTrace` only. */
+  bytes?: Uint8Array;
+  /** What else there is to know. */
+  note?: string;
+};
 
-/** The handout's step of each call on a socket, and whom to tell of it. */
-type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
-
-/** `socket`, but with some calls of its own. */
-function withCalls<T extends object>(socket: T, calls: Record<string | symbol, unknown>): T {
-  return new Proxy(socket, {
-    get(target, name): unknown {
-      const value = Reflect.get(target, name, target);
-      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
-    },
-  });
-}
-
-/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
+/** Prints a socket call: time since the start, side, step, call, arrow, bytes. */
+function printTraceCall(side: "client" | "server", traceCall: TraceCall): void {
+  const { step, call, peer, bytes, note } = traceCall;
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -1318,22 +1774,37 @@ function printRung(side: "client" | "server", { step, call, peer, bytes, note }:
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  stderr.print(line.trimEnd());
+  stderr.print(() => line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
-  let code = 1;
+  stdout.json = optionsOf(Deno.args).includes("--json"); // also for what parseArgs refuses
+  let code: number;
   try {
+    requireDeno();
     code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
-    if (error instanceof UsageError) code = 2;
-    const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+    code = reportError(error);
   }
-  await stdout.flush();
-  await stderr.flush();
+  await Promise.all([stdout.flush(), stderr.flush()]);
+  await stderr.flush(REPORT_TICKS); // the report of what was not read
   Deno.exit(code);
+}
+
+/** Reports why the program fails. Returns its exit code. */
+function reportError(error: unknown): number {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+  return error instanceof UsageError ? 2 : 1;
+}
+
+/** @throws Error where Deno is too old */
+function requireDeno(): void {
+  const toNumber = (version: string): number =>
+    version.split(".").reduce((sum, part) => sum * 1_000 + parseInt(part), 0);
+  if (toNumber(Deno.version.deno) >= toNumber(OLDEST_DENO)) return;
+  throw new Error(`Deno ${Deno.version.deno} is too old: ${OLDEST_DENO} or later is needed`);
 }
 
 if (import.meta.main) await run(main);

@@ -2,8 +2,8 @@
 /**
  * UDP echo server: prints each datagram and sends it back whole to where it came from (RFC 862). It
  * is the server of the lab's task 4; "Step 1" to "Step 6" are the handout's steps of a server, of
- * which UDP has no 3 and 4: nobody connects. With `--drop`, `--duplicate` and `--delay` it is also
- * the lossy network of a pinger lab.
+ * which UDP has no 3 and 4: nobody connects. With `--drop`, `--delay` and others like them it is
+ * also the lossy network of a pinger lab.
  *
  * ```sh
  * deno run --unstable-net --allow-net=127.0.0.1 udp_server.ts
@@ -18,26 +18,35 @@
 
 import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 
-// The defaults: of the command line, of serve() and in the help text.
+// The defaults of the command line, of serve() and of the help text.
 const HOSTNAME = "127.0.0.1"; // this machine only
-const PORT = 12_000; // those below 1024 are reserved
+const PORT = 12_000; // ports below 1024 are reserved
 const STOP_WORDS = ["stop", "exit"]; // a datagram that is one of these ends its peer's session
 
 const RECEIVE_RETRY_MS = 100; // after a receive that failed
 const MAX_SESSIONS = 10_000; // peers that are remembered
-const MAX_HOSTS = 4_096; // that Deno is asked about: each question costs 3 kB, for ever
-const LOOP_ROUNDS = 65_536; // the same datagram from one peer so often: the last is left out
-const MAX_DOUBLED = 4_096; // of these are doubled, or --duplicate would swell a loop
-const MAX_HELD_BYTES = 16_777_216; // of replies that --delay holds
-const HELD_OVERHEAD_BYTES = 1_000; // of each: its timer and the like, measured
-const AT_ONCE = [0]; // ms: when a single reply goes out
-const TELL_MS = 500; // of a shutdown, then it says what it waits for
-const NO_PERMISSION = "no permission";
+const MAX_HOSTS = 4_096; // that Deno is asked about: it keeps each answer for ever
+const LOOP_ROUNDS = 65_537; // datagrams of which one is remembered: a prime, so no rhythm fits it
+const MAX_DOUBLED = 1_000; // times that the same datagram is doubled, or a loop would swell
+const MAX_DIFFERENT = 4_096; // datagrams of which is known how often each was doubled
+const MAX_HELD_BYTES = 16_777_216; // of replies, until they are sent
+const COPY_BYTES = 1_200; // that each copy of a reply takes beside its datagram, measured
+const SWEEP_MS = 100; // between two looks at whether the end has come
+const LINGER_SWEEPS = 20; // 2 s after the last stop word, with --once: its echo may be lost
+const GRACE_MS = 4_800; // for what is being sent, then comes the last sweep: within 5 s
+const REPORT_MS = 500; // into a shutdown it reports what it waits for
 const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
 
-/** Starts a UDP echo server. @throws Error naming the address; its cause is of `listenDatagram` */
+/**
+ * Starts a UDP echo server: the handout's steps 1, 2, 5 and 6.
+ *
+ * @throws RangeError for an option out of its bounds
+ * @throws Error that names the address, where it cannot receive; its cause is of `listenDatagram`
+ */
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = HOSTNAME, port = PORT, onTrace } = options;
+  checkBounds(options, BOUNDS);
+  const stopWords = toStopWords("stopWords", options.stopWords ?? STOP_WORDS);
   if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
   let socket: Deno.DatagramConn;
   try {
@@ -45,270 +54,391 @@ export function serve(options: ServeOptions = {}): EchoServer {
     // both. Steps 3 and 4, listen and accept, are TCP's.
     socket = Deno.listenDatagram({ transport: "udp", hostname, port });
   } catch (cause) {
-    throw cannot(`receive on ${formatAddress({ hostname, port })}`, cause);
+    const isFull = port === 0 && cause instanceof Deno.errors.AddrInUse;
+    const why = isFull ? new Error("no local port is free", { cause }) : cause;
+    throw cannot(`receive on ${formatAddress({ hostname, port })}`, why);
   }
-  const addr = socket.addr as Deno.NetAddr;
-  onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
-  const steps = { receive: "5", send: "5", close: "6" };
-  return new Server(onTrace ? traced(socket, { steps, onTrace }) : socket, options).start();
+  try {
+    const addr = socket.addr as Deno.NetAddr;
+    onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
+    return new Server(socket, stopWords, options).start();
+  } catch (error) {
+    socket.close(); // a callback threw: nothing stays open
+    throw error;
+  }
 }
 
 /** What `serve` starts: one socket for all peers, and what is remembered of them. */
 class Server {
   readonly #socket: Deno.DatagramConn;
   readonly #addr: Deno.NetAddr;
-  readonly #options: ServeOptions;
   readonly #stopWords: Uint8Array[];
+  readonly #options: ServeOptions;
+  readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #zone: string; // of the address that it is bound to, as in fe80::1%eth0
   readonly #network: LossyNetwork | undefined;
   readonly #loops = new LoopGuard();
-  readonly #sessions = new Map<number, Session>(); // by hash of a peer, the one longest silent first
-  readonly #allowed = new Map<string, boolean>(); // hosts
-  readonly #allAllowed = Deno.permissions.querySync({ name: "net" }).state === "granted";
-  readonly #replies = new Set<Promise<void>>(); // that are delayed
-  readonly #warned = new Set<string>();
-  readonly #startedAt = performance.now();
+  readonly #sessions = new Map<string, Session>(); // by peer, the oldest first
+  readonly #allAllowed = isAllAllowed();
+  readonly #allowed = new Map<string, boolean>(); // by host, where not all are
+  readonly #held = new Map<Timer, Reply>(); // copies whose time has not come, by their timer
+  readonly #due: Reply[] = []; // copies whose time has come; the first one is being sent
+  #heldBytes = 0; // of replies of which a copy is held or due
   readonly #totals: { messages: number; bytes: number; unanswered: number; dropped?: number } = {
     messages: 0,
     bytes: 0,
     unanswered: 0,
   };
-  #answering = false;
-  #onAnswered = (): void => {};
-  #closing: Promise<void> | undefined;
+  readonly #startedAt = performance.now(); // ms
+  readonly #warned = new Set<string>(); // kinds of warnings, each of which is given once
+  #isAnswering = false; // the loop has a datagram in hand
+  #isClosed = false;
+  #lingerSweeps = Infinity; // until the end, with --once
+  #endsAt = Infinity; // ms: the socket is closed then, whatever waits
+  readonly #overdue = Promise.withResolvers<void>(); // resolves then, as no close ends a send
+  #failure: { error: unknown } | undefined; // what a callback threw
 
-  constructor(socket: Deno.DatagramConn, options: ServeOptions) {
-    const { hostname = HOSTNAME, drop = 0, duplicate = 0, delayMs = 0 } = options;
+  constructor(socket: Deno.DatagramConn, stopWords: Uint8Array[], options: ServeOptions) {
+    const { hostname = HOSTNAME, onTrace } = options;
     this.#socket = socket;
     this.#addr = socket.addr as Deno.NetAddr;
+    this.#stopWords = stopWords;
     this.#options = options;
-    this.#stopWords = (options.stopWords ?? STOP_WORDS)
-      .map((word) => trimBlanks(encoder.encode(word)));
+    this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
     this.#zone = hostname.slice(withoutZone(hostname).length);
-    this.#network = drop + duplicate + delayMs > 0 ? new LossyNetwork(options) : undefined;
+    this.#network = isLossy(options) ? new LossyNetwork(options) : undefined;
   }
 
   /** Step 5: receive and send: one datagram in, one out, whole, to where it came from. */
   async #echoDatagrams(): Promise<void> {
     const { echo = true } = this.#options;
     const buffer = new Uint8Array(BUFFER_BYTES);
-    while (!this.#closing) { // one loop, as receives in parallel would finish in the wrong order
+    while (!this.#isClosed) { // one loop: receives in parallel would finish in the wrong order
       let session: Session | undefined;
       try {
-        const [datagram, from] = await this.#socket.receive(buffer) as [Uint8Array, Deno.NetAddr];
-        session = this.#closing ? undefined : this.#sessionOf(from);
+        const [bytes, from] = await this.#socket.receive(buffer) as [Uint8Array, Deno.NetAddr];
+        if (this.#isEnding) continue;
+        this.#isAnswering = true;
+        const peer = formatAddress(from);
+        this.#onTrace?.({ step: "5", call: `receive() = ${bytes.length}`, peer, bytes });
+        const fate = this.#network?.fateOf(bytes, peer);
+        session = fate?.isLost ? this.#lose("--drop-request", bytes, peer) : this.#meet(peer, from);
         if (!session) continue;
-        this.#answering = true;
-        const sentence = withoutLineEnd(datagram);
-        this.#note(datagram, sentence, session);
-        const delays = echo ? this.#copiesOf(datagram, session) : [];
-        if (!delays) continue;
-        if (from.hostname.startsWith("fe80:")) from.hostname += this.#zone;
-        if (this.#network) await this.#sendCopies(datagram, { from, delays });
-        else if (delays.length > 0) await this.#socket.send(datagram, from);
-        if (isStopWord(sentence, this.#stopWords)) this.#endSession(session);
+        const sentence = this.#takeSentence(bytes, session);
+        const stops = isStopWord(sentence, this.#stopWords);
+        if (echo && fate) {
+          if (!await this.#sendCopies(bytes, { fate, session, stops })) continue;
+        } else if (echo) {
+          if (this.#isLoop(bytes, { reply: bytes, peer }) || this.#isOverRate(session)) continue;
+          this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
+          await this.#socket.send(bytes, session.address);
+        }
+        if (stops && !this.#isClosed) this.#endSession(session, { isEchoed: !(echo && fate) });
       } catch (error) {
-        if (session) this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, session);
-        else if (!this.#closing) await this.#surviveReceive(error);
+        if (session) this.#failToSend(error, session);
+        else if (!this.#isClosed) await this.#surviveReceive(error);
       } finally {
-        this.#answering = false;
-        this.#onAnswered();
+        this.#isAnswering = false;
+        if (this.#isEnding) this.#closeWhenSent();
       }
     }
   }
 
-  /** How many ms each copy of the reply is held: [0], but over a lossy network; none if it may not go. */
-  #copiesOf(datagram: Uint8Array, session: Session): number[] | undefined {
-    const { rate = 0 } = this.#options;
-    const rounds = this.#loops.count(datagram, session.hash);
-    const doubled = this.#options.duplicate ? MAX_DOUBLED : 0; // copies, which die with it
-    if ((rounds + doubled) % LOOP_ROUNDS <= doubled) {
-      const why = `one of ${LOOP_ROUNDS} identical datagrams`;
-      return void this.#leaveUnanswered(why, session);
+  /** Step 5 over the lossy network, for each copy of a reply. */
+  async #sendCopy(reply: Reply): Promise<void> {
+    const { bytes, session: { peer, address } } = reply;
+    try {
+      this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
+      await this.#socket.send(bytes, address);
+      reply.isSent = true;
+      if (reply.stops) this.#linger();
+    } catch (error) {
+      reply.failure = { error };
     }
-    const delays = this.#network?.delaysOf(rounds) ?? AT_ONCE;
-    if (delays.length === 0) this.#tellDropped(datagram, session);
-    if (rate === 0 || delays.length === 0) return delays;
-    const copies = delays.filter(() => session.takeToken(rate));
-    if (copies.length > 0) return copies;
-    this.#leaveUnanswered(`over --rate ${rate}`, session);
+    this.#endCopy(reply);
   }
 
-  /** Sends a reply over the lossy network. @throws Error if no copy of it can be sent */
-  async #sendCopies(
-    datagram: Uint8Array,
-    { from, delays }: { from: Deno.NetAddr; delays: number[] },
-  ): Promise<void> {
-    const bytes = datagram.slice(); // of the buffer that is received into
-    const sends = delays.map(async (ms) => {
-      if (ms > 0) await this.#network!.hold(bytes, ms);
-      await this.#socket.send(bytes, from);
-    });
-    const reply = Promise.allSettled(sends).then((copies) => {
-      const [failed, sent] = [copies[0], copies.some(({ status }) => status === "fulfilled")];
-      if (!sent && failed?.status === "rejected") throw failed.reason;
-    });
-    if (!this.#options.delayMs) return await reply;
-    const delayed = reply
-      .catch((error) => this.#leaveUnanswered(`cannot send: ${reasonOf(error)}`, from))
-      .finally(() => this.#replies.delete(delayed));
-    this.#replies.add(delayed);
-  }
-
-  /** Step 6: close the socket, once what is under way is sent. */
-  async #close(): Promise<void> {
-    const teller = setTimeout(() => {
-      this.#warn("closing", "waiting for replies to be sent");
-    }, TELL_MS);
-    this.#network?.release();
-    if (this.#answering) await new Promise<void>((resolve) => this.#onAnswered = resolve);
-    await Promise.allSettled(this.#replies);
-    clearTimeout(teller);
+  /** Step 6: close the socket. A receive that waits fails with it, a send does not. */
+  #close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#onTrace?.({ step: "6", call: "close()", note: formatAddress(this.#addr) });
     this.#socket.close();
+    for (const reply of this.#due.splice(0)) this.#endCopy(reply);
   }
 
-  #shutdown(): void {
-    this.#closing ??= this.#close();
-  }
-
-  /** Runs until it is shut down and its socket is closed. */
-  async #run(): Promise<void> {
-    await this.#echoDatagrams();
-    await this.#closing;
-    const seconds = secondsSince(this.#startedAt);
-    this.#options.onEvent?.({ event: "shutdown", ...this.#totals, seconds });
-  }
-
-  /** Tells that it listens, and starts to. */
+  /** Reports that it receives, and starts to. */
   start(): EchoServer {
     const { hostname, port } = this.#addr;
-    this.#options.onEvent?.({ event: "listening", transport: "udp", hostname, port });
+    const { signal, onEvent } = this.#options;
+    const reported = onEvent?.({ event: "listening", transport: "udp", hostname, port });
+    reported?.catch((error) => this.#abort(error));
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
       return finished;
     };
-    this.#options.signal?.addEventListener("abort", shutdown, { once: true });
-    if (this.#options.signal?.aborted) shutdown();
+    const abort = (): void => this.#shutdown();
+    signal?.addEventListener("abort", abort);
+    finished.finally(() => signal?.removeEventListener("abort", abort)).catch(() => {});
+    if (signal?.aborted) abort();
     return { addr: this.#addr, finished, shutdown, [Symbol.asyncDispose]: shutdown };
+  }
+
+  /** Runs until the socket is closed. */
+  async #run(): Promise<void> {
+    const sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
+    await Promise.race([this.#echoDatagrams(), this.#overdue.promise]);
+    clearInterval(sweeper);
+    if (this.#isAnswering) this.#totals.unanswered++; // its send still waits
+    const seconds = secondsSince(this.#startedAt);
+    this.#report({ event: "shutdown", ...this.#totals, seconds });
+    if (this.#failure) throw this.#failure.error;
   }
 
   // ---- Peers ----
 
-  /** The sender's session; none where the answer would go astray, whoever forged its address. */
-  #sessionOf(from: Deno.NetAddr): Session | undefined {
-    const hash = hashOf(from, 0);
-    const key = (hash >>> 0) * 2 ** 21 + (hashOf(from, hash) >>> 11); // 53 bits: no two share one
-    let session = this.#sessions.get(key);
-    if (session?.port !== from.port || session.hostname !== from.hostname) {
-      const refusal = refusalOf(from, this.#addr.port) ?? this.#forbids(from.hostname);
-      if (refusal) return void this.#leaveUnanswered(refusal, from);
-      session ??= this.#sessions.size < MAX_SESSIONS ? new Session() : this.#forgetOldest();
-      session.begin(from, hash);
-    }
-    this.#sessions.delete(key); // it goes to the end: the longest silent is first
-    this.#sessions.set(key, session);
+  /** The session of a peer; none for one that must not be answered. */
+  #meet(peer: string, from: Deno.NetAddr): Session | undefined {
+    const known = this.#sessions.get(peer);
+    if (known) return known;
+    if (isLinkLocal(from.hostname)) from.hostname += this.#zone;
+    const refusal = refusalOf(from, this.#addr.port);
+    if (refusal) return this.#leaveUnanswered(peer, refusal);
+    if (!this.#allAllowed && !this.#isAllowed(peer, from.hostname)) return undefined;
+    if (this.#sessions.size >= MAX_SESSIONS) forgetFirst(this.#sessions);
+    const session = new Session(peer, from);
+    this.#sessions.set(peer, session);
     return session;
   }
 
-  /** Forgets the session longest silent, and returns it for another: new ones would be garbage. */
-  #forgetOldest(): Session {
-    const [key, session] = this.#sessions.entries().next().value!;
-    this.#sessions.delete(key);
-    return session;
-  }
-
-  /** Why a host is not answered: it may not be, or Deno must not be asked about one more. */
-  #forbids(hostname: string): string | undefined {
-    if (this.#allAllowed) return undefined;
-    const host = toPermission(hostname);
+  /** Whether Deno lets it send to a host; of one host too many it is not asked. */
+  #isAllowed(peer: string, hostname: string): boolean {
+    const host = toPermission(withoutZone(hostname));
     let allowed = this.#allowed.get(host);
     if (allowed === undefined) {
       if (this.#allowed.size >= MAX_HOSTS) {
-        return `more than ${MAX_HOSTS} hosts, without --allow-net for all`;
+        this.#leaveUnanswered(peer, `more than ${MAX_HOSTS} hosts, without --allow-net for all`);
+        return false;
       }
       allowed = Deno.permissions.querySync({ name: "net", host }).state === "granted";
       this.#allowed.set(host, allowed);
     }
-    return allowed ? undefined : NO_PERMISSION;
+    const hint = `, --allow-net=${host}`;
+    if (!allowed) this.#leaveUnanswered(peer, "no permission", { hint });
+    return allowed;
   }
 
-  #note({ length }: Uint8Array, sentence: Uint8Array, session: Session): void {
+  /** Counts and prints a sentence, which is a datagram without its line end. */
+  #takeSentence(datagram: Uint8Array, session: Session): Uint8Array {
+    const sentence = withoutLineEnd(datagram);
     if (session.messages++ === 0) session.startedAt = performance.now();
-    session.bytes += length;
+    session.bytes += datagram.length;
     this.#totals.messages++;
-    this.#totals.bytes += length;
-    if (this.#options.quiet) return;
-    const { peer } = session;
-    const bytes = sentence.length;
-    this.#options.onEvent?.({ event: "message", peer, bytes, ...preview(sentence, bytes) });
+    this.#totals.bytes += datagram.length;
+    if (!this.#options.quiet) {
+      const { peer } = session;
+      const bytes = sentence.length;
+      this.#report({ event: "message", peer, bytes, ...preview(sentence, bytes) });
+    }
+    return sentence;
   }
 
-  /** The sum ends; what is remembered for --rate stays. */
-  #endSession(session: Session): void {
+  /** Sums up the session of a peer that stopped. What is remembered for --rate stays. */
+  #endSession(session: Session, { isEchoed }: { isEchoed: boolean }): void {
     const { peer, messages, bytes, startedAt } = session;
     const seconds = secondsSince(startedAt);
-    if (!this.#options.quiet) {
-      this.#options.onEvent?.({ event: "close", peer, reason: "stop", messages, bytes, seconds });
-    }
     session.messages = session.bytes = 0;
-    if (this.#options.once) this.#shutdown();
+    if (!this.#options.quiet) {
+      this.#report({ event: "close", peer, reason: "stop", messages, bytes, seconds });
+    }
+    if (isEchoed || this.#lingerSweeps < Infinity) this.#linger();
+  }
+
+  /** With --once: a peer has the echo of its stop word, but the word may be sent again. */
+  #linger(): void {
+    const { once, echo = true } = this.#options;
+    if (once) this.#lingerSweeps = echo ? LINGER_SWEEPS : 0;
   }
 
   // ---- What is not answered ----
 
+  #isLoop(datagram: Uint8Array, { reply, peer }: { reply: Uint8Array; peer: string }): boolean {
+    const isLoop = this.#loops.leavesOut(datagram, { reply, peer });
+    const why = `one of ${LOOP_ROUNDS} identical datagrams, which might go round for ever`;
+    if (isLoop) this.#leaveUnanswered(peer, why);
+    return isLoop;
+  }
+
+  #isOverRate(session: Session): boolean {
+    const { rate = 0 } = this.#options;
+    const isOver = !session.takeToken(rate);
+    if (isOver) this.#leaveUnanswered(session.peer, `over --rate ${rate}`);
+    return isOver;
+  }
+
+  #failToSend(error: unknown, { peer }: Session): void {
+    const { code, name } = error as { code?: string; name?: string };
+    const macOs = code === "EMSGSIZE" ? "; on macOS net.inet.udp.maxdgram is the limit" : "";
+    const hint = `: ${reasonOf(error)}${macOs}`;
+    this.#leaveUnanswered(peer, "cannot send", { hint, kind: `send ${code ?? name}` });
+  }
+
+  /** Counts a datagram that is not answered, and warns of the first of its kind. */
+  #leaveUnanswered(peer: string, why: string, { hint = "", kind = why } = {}): undefined {
+    this.#totals.unanswered++;
+    if (this.#isClosed) return; // what was being sent failed with the socket
+    const what = `not answering ${peer}: ${why}${hint}`;
+    this.#warnOnce(kind, `${what}; others like it are only counted from now on`);
+  }
+
+  /** Counts a datagram, or its reply, that the lossy network loses. */
+  #lose(how: string, bytes: Uint8Array, peer: string): undefined {
+    this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
+    this.#onTrace?.({ step: "5", call: how, peer, bytes });
+  }
+
   /** No receive that fails ends the server. */
   async #surviveReceive(error: unknown): Promise<void> {
-    // Windows tells so of a peer that is gone: its own loss alone.
+    // Windows reports a vanished peer here; only that peer is affected.
     if (error instanceof Deno.errors.ConnectionReset) return;
-    this.#warn("receive", `cannot receive: ${reasonOf(error)}`);
+    this.#warnOnce("receive", `cannot receive: ${reasonOf(error)}`);
     await sleep(RECEIVE_RETRY_MS);
   }
 
-  /** Counts a datagram; says why once for each reason, not once for each datagram. */
-  #leaveUnanswered(why: string, from: { hostname: string; port: number }): void {
-    this.#totals.unanswered++;
-    if (this.#warned.has(why)) return;
-    const hint = why === NO_PERMISSION ? `, --allow-net=${toPermission(from.hostname)}` : "";
-    const what = `not answering ${formatAddress(from)}: ${why}${hint}`;
-    this.#warn(why, `${what}; the like is only counted from now on`);
+  // ---- The lossy network ----
+
+  /** Hands a reply to the lossy network. Returns whether its datagram is dealt with. */
+  async #sendCopies(
+    datagram: Uint8Array,
+    { fate, session, stops }: { fate: Fate; session: Session; stops: boolean },
+  ): Promise<boolean> {
+    const { rate = 0, delayMs = 0 } = this.#options;
+    const { peer } = session;
+    const { reply: bytes, delays: [first, ...others] } = fate;
+    if (this.#isLoop(datagram, { reply: bytes, peer })) return false;
+    if (fate.isDropped) {
+      this.#lose("--drop", bytes, peer);
+      return true;
+    }
+    if (this.#isOverRate(session)) return false;
+    if (fate.isLimited) {
+      const what = `the same datagram of ${peer} was doubled ${MAX_DOUBLED} times`;
+      this.#warnOnce("doubled", `${what} and is not any more; number what you measure with`);
+    }
+    const delays = [first, ...others.filter(() => session.takeToken(rate))];
+    const cost = bytes.length + delays.length * COPY_BYTES;
+    if (this.#heldBytes + cost > MAX_HELD_BYTES) {
+      this.#leaveUnanswered(peer, "too many replies wait");
+      return false;
+    }
+    this.#heldBytes += cost;
+    const reply: Reply = { bytes, session, stops, cost, copies: delays.length, isSent: false };
+    for (const ms of delays) {
+      if (delayMs === 0) await this.#sendCopy(reply);
+      else {
+        const timer = setTimeout(() => this.#sendHeld(timer, reply), ms);
+        this.#held.set(timer, reply);
+      }
+    }
+    return true;
   }
 
-  /** Counts a reply that is lost on purpose: its datagram is dealt with. */
-  #tellDropped(bytes: Uint8Array, session: Session): void {
-    this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
-    this.#options.onTrace?.({ step: "5", call: "--drop", peer: session.peer, bytes });
+  /** The time of a held copy has come. Copies are sent one by one: a socket has but one buffer. */
+  async #sendHeld(timer: Timer, reply: Reply): Promise<void> {
+    this.#held.delete(timer);
+    if (this.#due.push(reply) > 1) return;
+    while (this.#due.length > 0) {
+      await this.#sendCopy(this.#due[0]!);
+      this.#due.shift();
+    }
+    if (this.#isEnding) this.#closeWhenSent();
   }
 
-  #warn(kind: string, text: string): void {
-    if (!this.#warned.has(kind)) this.#options.onEvent?.({ event: "warning", text });
+  /** Gives the memory of a reply back once none of its copies waits, and counts what became of it. */
+  #endCopy(reply: Reply): void {
+    if (--reply.copies > 0) return;
+    this.#heldBytes -= reply.cost;
+    if (reply.isSent) return;
+    if (reply.failure) this.#failToSend(reply.failure.error, reply.session);
+    else this.#totals.dropped = (this.#totals.dropped ?? 0) + 1; // it was held at the end
+  }
+
+  // ---- The end ----
+
+  get #isEnding(): boolean {
+    return this.#endsAt < Infinity;
+  }
+
+  /** Ends the server: what is being sent goes out, what is held is lost. */
+  #shutdown(): void {
+    if (this.#isEnding) return;
+    this.#endsAt = performance.now() + GRACE_MS;
+    for (const [timer, reply] of this.#held) {
+      clearTimeout(timer);
+      this.#endCopy(reply);
+    }
+    this.#held.clear();
+    this.#closeWhenSent();
+  }
+
+  #closeWhenSent(): void {
+    if (!this.#isAnswering && this.#due.length === 0) this.#close();
+  }
+
+  /** Sweeps are counted, as a suspended process has none: what arrived meanwhile is read first. */
+  #sweep(): void {
+    const now = performance.now();
+    if (now >= this.#endsAt) {
+      this.#close();
+      this.#overdue.resolve();
+    } else if (now >= this.#endsAt - GRACE_MS + REPORT_MS) {
+      const seconds = (GRACE_MS - REPORT_MS) / 1000;
+      this.#warnOnce("ending", `waiting for up to ${seconds} s for replies to be sent`);
+    } else if (--this.#lingerSweeps < 0) this.#shutdown();
+  }
+
+  // ---- Reports to the caller ----
+
+  #warnOnce(kind: string, text: string): void {
+    if (!this.#warned.has(kind)) this.#report({ event: "warning", text });
     this.#warned.add(kind);
+  }
+
+  #report(event: ServerEvent): void {
+    const { onEvent } = this.#options;
+    if (onEvent) this.#callBack(() => onEvent(event));
+  }
+
+  /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
+  #callBack(callback: () => void | Promise<void>): void {
+    try {
+      callback()?.catch((error) => this.#abort(error));
+    } catch (error) {
+      this.#abort(error);
+    }
+  }
+
+  #abort(error: unknown): void {
+    this.#failure ??= { error };
+    this.#shutdown();
+    this.#close();
   }
 }
 
 /** What is remembered of a peer: UDP has no connection that would. */
 class Session {
-  hostname = "";
-  port = 0;
-  hash = 0;
   startedAt = 0; // ms: when its first message came
   messages = 0; // since then
   bytes = 0;
   #tokens = 0; // replies that --rate still allows
-  #refilledAt = 0; // ms
+  #refilledAt = -1_000; // ms: a second ago and more, so all tokens are there
 
-  begin({ hostname, port }: Deno.NetAddr, hash: number): void {
-    [this.hostname, this.port, this.hash] = [hostname, port, hash];
-    this.messages = this.bytes = 0;
-    this.#refilledAt = -1_000; // a second ago, and more: all tokens are there
-  }
+  constructor(readonly peer: string, readonly address: Deno.NetAddr) {}
 
-  get peer(): string {
-    return formatAddress(this);
-  }
-
-  /** Takes one of `rate` tokens, which come back in a second. Tells if there was one. */
+  /** Takes one of `rate` tokens, which come back in a second. Returns whether there was one. */
   takeToken(rate: number): boolean {
+    if (rate === 0) return true;
     const now = performance.now();
     this.#tokens = Math.min(this.#tokens + (now - this.#refilledAt) * rate / 1000, rate);
     this.#refilledAt = now;
@@ -320,110 +450,139 @@ class Session {
 
 /** Why a peer is never answered: its address is no client's, so it is probably forged. */
 function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | undefined {
-  const host = hostname.replace(/^::ffff:/, "");
+  const host = hostname.replace(/^::ffff:(?=\d+\.)/, ""); // IPv4, as a socket on :: has it
+  const isBroadcast = /^(22[4-9]|23\d)\.|^(127|255)\.255\.255\.255$|^ff/.test(host);
   if (port === 0) return "source port 0";
   if (port < 1_024 || port === NFS_PORT) return "the source port is a service's";
   if (port === ownPort) return "the source port is this server's own";
-  if (/^(0|22[4-9]|23\d)\.|^(127|255)\.255\.255\.255$|^ff/.test(host)) {
-    return "a multicast or broadcast source";
+  if (/^(0\.|::$)/.test(host)) {
+    return "an unspecified source, to which a reply stays on this machine";
   }
+  if (isBroadcast) return "a multicast or broadcast source";
+  if (isLinkLocal(host) && !host.includes("%")) {
+    return "its link is not known: --host must name it, as in fe80::1%eth0";
+  }
+}
+
+/** Whether an address is one of a single link, which a reply must name (RFC 4291). */
+function isLinkLocal(hostname: string): boolean {
+  return /^fe[89ab].:/.test(hostname);
+}
+
+/** Whether all of net is allowed, and no part of it denied. */
+function isAllAllowed(): boolean {
+  const { state, partial } = Deno.permissions.querySync({ name: "net" });
+  return state === "granted" && !partial;
+}
+
+/** Forgets what was put into a map first. */
+function forgetFirst(map: Map<string, unknown>): void {
+  map.delete(map.keys().next().value!);
 }
 
 /**
- * Counts how often the same datagram comes from a peer. One that was forged to come from another
- * echo server goes to and fro for ever, unless one of the two leaves it out now and then (CERT
- * CA-1996-01, CVE-2024-2169). Each of many that circulate has its own counter, all in fixed memory:
- * at a place that two share, the one that is counted gains 16 and loses 1 where the other comes.
+ * Ends loops: a datagram that was forged to come from another echo server goes to and fro for ever
+ * (CERT CA-1996-01, CVE-2024-2169). Of every `LOOP_ROUNDS` replies one is remembered with its peer;
+ * if the very same comes back before the next one is, it is left out.
  */
 class LoopGuard {
-  readonly #hashes = new Uint32Array(65_536);
-  readonly #counts = new Uint32Array(65_536); // sixteenths
-  #words: Uint32Array = new Uint32Array(); // of the buffer that is received into
+  #count = 0;
+  #remembered: { reply: Uint8Array; peer: string } | undefined;
 
-  /** Which of the same datagram this is, from 1; behind 2 × LOOP_ROUNDS comes LOOP_ROUNDS + 1. */
-  count(datagram: Uint8Array, peerHash: number): number {
-    const hash = this.#hash(datagram, peerHash);
-    const place = hash >>> 16;
-    if (this.#hashes[place] !== hash && this.#counts[place]! > 0) {
-      const others = this.#counts[place]!-- >> 4;
-      return others > 1 ? MAX_DOUBLED + 1 : 1; // a loop may be as old as the other
-    }
-    this.#hashes[place] = hash;
-    this.#counts[place]! += 16;
-    const rounds = this.#counts[place]! >> 4;
-    if (rounds === 2 * LOOP_ROUNDS) this.#counts[place] = 16 * LOOP_ROUNDS;
-    return rounds;
-  }
-
-  /** Of four bytes at a time, then of the rest. */
-  #hash(datagram: Uint8Array, peerHash: number): number {
-    const { buffer, byteOffset, length } = datagram;
-    if (this.#words.buffer !== buffer) {
-      this.#words = new Uint32Array(buffer, 0, buffer.byteLength >> 2);
-    }
-    const [first, whole] = [byteOffset >> 2, length >> 2];
-    let hash = peerHash ^ length;
-    for (let i = first; i < first + whole; i++) hash = mix(hash, this.#words[i]!);
-    for (let i = whole * 4; i < length; i++) hash = mix(hash, datagram[i]!);
-    return (hash ^ (hash >>> 16)) >>> 0;
+  leavesOut(
+    datagram: Uint8Array,
+    { reply, peer }: { reply: Uint8Array; peer: string },
+  ): boolean {
+    this.#count++;
+    const known = this.#remembered;
+    const isLeftOut = known?.peer === peer && sameBytes(known.reply, datagram);
+    if (isLeftOut) this.#remembered = undefined;
+    else if (this.#count % LOOP_ROUNDS === 0) this.#remembered = { reply: reply.slice(), peer };
+    return isLeftOut;
   }
 }
 
-const [FACTOR, OTHER_FACTOR] = crypto.getRandomValues(new Uint32Array(2)).map((word) => word | 1);
+type Timer = ReturnType<typeof setTimeout>;
 
-/** A hash that goes on with a word: two odd factors that nobody can guess spread its bits. */
-function mix(hash: number, word: number): number {
-  const mixed = Math.imul(hash ^ word, FACTOR!);
-  return Math.imul(mixed ^ (mixed >>> 15), OTHER_FACTOR!);
+/** A reply on its way through the lossy network. */
+type Reply = {
+  bytes: Uint8Array;
+  session: Session;
+  stops: boolean; // it is the echo of a stop word
+  cost: number; // bytes of memory
+  copies: number; // that are held or being sent
+  isSent: boolean; // one of them was
+  failure?: { error: unknown }; // of one that was not
+};
+
+/** What the lossy network does to a datagram and its reply. */
+type Fate = {
+  isLost: boolean; // the datagram itself
+  isDropped: boolean; // the reply
+  isLimited: boolean; // it would be doubled, but was so often enough
+  reply: Uint8Array; // a copy, as the buffer is received into again
+  delays: [number, ...number[]]; // ms, of each copy that is sent
+};
+
+/** Whether any fault of the lossy network is asked for. */
+function isLossy({ drop = 0, duplicate = 0, delayMs = 0, ...others }: ServeOptions): boolean {
+  const { dropRequest = 0, corrupt = 0 } = others;
+  return drop + duplicate + delayMs + dropRequest + corrupt > 0;
 }
 
-/** A hash of a peer, one for each seed. */
-function hashOf({ hostname, port }: Deno.NetAddr, seed: number): number {
-  let hash = mix(seed, port);
-  for (let i = 0; i < hostname.length; i++) hash = mix(hash, hostname.charCodeAt(i));
-  return hash;
-}
-
-/** The network that --drop, --duplicate and --delay make of loopback: same seed, same faults. */
+/** The network that --drop and others make of loopback: the seed alone decides what happens. */
 class LossyNetwork {
   readonly #options: ServeOptions;
   readonly #random: () => number;
-  readonly #held = new Set<() => void>(); // what lets each held reply go
-  #heldBytes = 0;
+  readonly #otherRandom: () => number; // for --drop-request, --corrupt: they leave the others alone
+  readonly #doublings = new Map<string, number>(); // by datagram, the longest unseen first
 
   constructor(options: ServeOptions) {
+    const { seed = 0 } = options;
     this.#options = options;
-    this.#random = randomFrom(options.seed ?? 0);
+    this.#random = randomFrom(seed);
+    this.#otherRandom = randomFrom(seed + 1);
   }
 
-  /** How long each copy of a reply is on its way, in ms; no copy: it is dropped. */
-  delaysOf(rounds: number): number[] {
-    const { drop = 0, duplicate = 0, delayMs = 0 } = this.#options;
-    const random = this.#random;
-    const [dropped, doubled] = [random() < drop, random() < duplicate];
-    const delays = [random() * delayMs, random() * delayMs]; // drawn always: the seed alone decides
-    if (dropped) return [];
-    return doubled && rounds <= MAX_DOUBLED ? delays : delays.slice(1);
+  /** The fate of the next datagram. All is drawn always, whichever faults are asked for. */
+  fateOf(datagram: Uint8Array, peer: string): Fate {
+    const { drop = 0, duplicate = 0, delayMs = 0, dropRequest = 0, corrupt = 0 } = this.#options;
+    const [random, otherRandom] = [this.#random, this.#otherRandom];
+    const [isDropped, isDoubled] = [random() < drop, random() < duplicate];
+    const [delay, otherDelay] = [random() * delayMs, random() * delayMs];
+    const [isLost, isDamaged] = [otherRandom() < dropRequest, otherRandom() < corrupt];
+    const bit = Math.floor(otherRandom() * datagram.length * 8);
+    const reply = datagram.slice();
+    if (isDamaged && bit < reply.length * 8) reply[bit >> 3]! ^= 1 << (bit & 7);
+    const doubles = isDoubled && !isDropped && !isLost;
+    const isLimited = duplicate > 0 && !this.#mayDouble(datagram, { peer, doubles });
+    const delays: Fate["delays"] = doubles && !isLimited ? [delay, otherDelay] : [otherDelay];
+    return { isLost, isDropped, isLimited, reply, delays };
   }
 
-  /** Waits for `ms`, or until all are let go. @throws Error where too many bytes wait */
-  async hold({ length }: Uint8Array, ms: number): Promise<void> {
-    const cost = length + HELD_OVERHEAD_BYTES;
-    if (this.#heldBytes + cost > MAX_HELD_BYTES) throw new Error("too many are delayed");
-    this.#heldBytes += cost;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#held.add(resolve);
-    const timer = setTimeout(resolve, ms);
-    await promise;
-    clearTimeout(timer);
-    this.#held.delete(resolve);
-    this.#heldBytes -= cost;
+  /** Counts how often the same datagram of a peer is doubled: without a limit a loop would swell. */
+  #mayDouble(
+    datagram: Uint8Array,
+    { peer, doubles }: { peer: string; doubles: boolean },
+  ): boolean {
+    const { corrupt = 0 } = this.#options;
+    // Damage makes ever new datagrams of one that circulates, but they are all of one length.
+    const content = corrupt > 0 ? "" : checksum(datagram);
+    const key = `${peer} ${datagram.length} ${content}`;
+    const count = this.#doublings.get(key) ?? 0;
+    const mayDouble = count < MAX_DOUBLED;
+    this.#doublings.delete(key);
+    if (this.#doublings.size >= MAX_DIFFERENT) forgetFirst(this.#doublings);
+    this.#doublings.set(key, doubles && mayDouble ? count + 1 : count);
+    return mayDouble || !doubles;
   }
+}
 
-  /** Lets all go. */
-  release(): void {
-    for (const release of this.#held) release();
-  }
+/** A checksum of some bytes (FNV-1a). */
+function checksum(bytes: Uint8Array): number {
+  let sum = 0x811c9dc5;
+  for (const byte of bytes) sum = Math.imul(sum ^ byte, 0x01000193);
+  return sum;
 }
 
 /** Numbers from 0 to 1 that a seed decides (mulberry32). */
@@ -437,39 +596,71 @@ function randomFrom(seed: number): () => number {
   };
 }
 
-/** What happens at the server, as `--json` prints it. `bytes` and `text` have no line end. */
+/** What happens at the server, as `--json` prints it. `bytes` and `text` are without the line end. */
 export type ServerEvent =
   | { event: "listening"; transport: "udp"; hostname: string; port: number }
-  | { event: "message"; peer: string; bytes: number; text: string; more?: number } // not in text
+  | { event: "message"; peer: string; bytes: number; text: string; more?: number }
   | { event: "close"; peer: string; reason: "stop" } & Totals
   | { event: "shutdown"; unanswered: number; dropped?: number } & Totals
   | { event: "warning"; text: string };
 
 /** Options of {@linkcode serve}; their defaults are those of the command line. */
 export type ServeOptions = {
+  /** The address or name to receive on; default `127.0.0.1`. */
   hostname?: string;
-  port?: number; // 0: any free one
-  stopWords?: string[]; // datagrams that end their peer's session
+  /** The port to receive on, 0 to 65535; 0: any free one; default 12000. */
+  port?: number;
+  /** Sentences that end their peer's session, each of 1 to 100 bytes; default `stop` and `exit`. */
+  stopWords?: string[];
+  /** Whether datagrams are sent back; default true. */
   echo?: boolean;
-  once?: boolean; // end after the first peer that stops
-  rate?: number; // replies to one peer, at once and a second; 0: any
-  drop?: number; // probability
-  duplicate?: number; // probability
-  delayMs?: number; // at most
+  /** Whether to end 2 s after a peer got the echo of its stop word; default false. */
+  once?: boolean;
+  /** Replies to one peer at once, and in a second: 0 to 1000000; 0, the default: any. */
+  rate?: number;
+  /** Probability, 0 to 1, that a reply is lost; default 0. */
+  drop?: number;
+  /** Probability, 0 to 1, that a datagram is lost before it is seen; default 0. */
+  dropRequest?: number;
+  /** Probability, 0 to 1, that a reply is sent twice; default 0. */
+  duplicate?: number;
+  /** Probability, 0 to 1, that one random bit of a reply is flipped; default 0. */
+  corrupt?: number;
+  /** Milliseconds, 0 to 60000, that each reply is held at most, at random; default 0. */
+  delayMs?: number;
+  /** A whole number, 0 to 4294967295, that decides the faults of the network; default 0. */
   seed?: number;
-  quiet?: boolean; // no events of sentences and sessions
-  signal?: AbortSignal; // shuts the server down
-  onEvent?: (event: ServerEvent) => void;
-  onTrace?: ((rung: Rung) => void) | undefined;
+  /** Whether sentences and sessions are not reported; default false. */
+  quiet?: boolean;
+  /** Shuts the server down when it aborts. */
+  signal?: AbortSignal | undefined;
+  /** Called at each event, and not waited for. What it throws ends the server. */
+  onEvent?: ((event: ServerEvent) => void | Promise<void>) | undefined;
+  /** Called at each socket call. What it throws ends the server. */
+  onTrace?: ((call: TraceCall) => void) | undefined;
 };
 
 /** A running server, shaped like `Deno.HttpServer`. */
 export type EchoServer = AsyncDisposable & {
+  /** Where it receives. */
   addr: Deno.NetAddr;
-  finished: Promise<void>; // when the socket is closed
-  shutdown(): Promise<void>; // sends what is held, then closes
+  /** Resolves when the socket is closed; rejects with what a callback threw. */
+  finished: Promise<void>;
+  /** Sends what is being sent, drops what is held, and closes the socket within 5 s. */
+  shutdown(): Promise<void>;
 };
 
+const SHARE = { min: 0, max: 1, whole: false };
+const BOUNDS = {
+  port: { min: 0, max: 65_535 },
+  rate: { min: 0, max: 1_000_000 },
+  drop: SHARE,
+  dropRequest: SHARE,
+  duplicate: SHARE,
+  corrupt: SHARE,
+  delayMs: { min: 0, max: 60_000, whole: false },
+  seed: { min: 0, max: 4_294_967_295 },
+};
 const NAME = "udp_server";
 const HELP = `UDP echo server: prints each datagram and sends it back.
 
@@ -480,24 +671,43 @@ Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
       --stop WORD…         a datagram that ends a session (default ${STOP_WORDS.join(", ")})
       --no-stop            no datagram is a command: plain RFC 862
       --no-echo            print only
-      --once               end after the first peer that stops
+      --once               end 2 s after the first peer that stops has its echo
       --rate N             0 to 1000000 replies a second; 0: any (default 0)
-      --drop P             0 to 1: how likely a reply is left out (default 0)
-      --duplicate P        0 to 1: how likely it is sent twice (default 0)
+      --drop P             0 to 1: how likely a reply is lost (default 0)
+      --drop-request P     0 to 1: how likely a datagram never comes (default 0)
+      --duplicate P        0 to 1: how likely a reply is sent twice (default 0)
+      --corrupt P          0 to 1: how likely a reply has a bit flipped (default 0)
       --delay MS           0 to 60000: held at random up to this (default 0)
       --seed N             0 to 4294967295: the same seed, the same faults
   -q, --quiet              print no sentences and sessions
       --json               print one JSON object a line
       --trace              draw each socket call on stderr
   -h, --help               print this
-  -V, --version            print the version`;
+  -V, --version            print the version
+
+--rate is for each peer, an address and a port. Sources that are no client's are
+not answered, nor is one of ${LOOP_ROUNDS} identical datagrams: they may be a loop. The
+same datagram is doubled ${MAX_DOUBLED} times at most. Lines that are printed faster
+than they are read are dropped and counted, as datagrams do not wait.`;
 
 /** The command line: options to `serve`, events to lines, signals to a shutdown. */
 export async function main(args: string[]): Promise<number> {
-  begin(args);
+  checkArgs(args);
   const flags = parseArgs(args, {
     boolean: ["no-stop", "no-echo", "once", "quiet", "json", "trace", "help", "version"],
-    string: ["_", "host", "port", "stop", "rate", "drop", "duplicate", "delay", "seed"],
+    string: [
+      "_",
+      "host",
+      "port",
+      "stop",
+      "rate",
+      "drop",
+      "drop-request",
+      "duplicate",
+      "corrupt",
+      "delay",
+      "seed",
+    ],
     collect: ["stop"],
     alias: { host: "H", port: "p", quiet: "q", help: "h", version: "V" },
     default: {
@@ -506,58 +716,51 @@ export async function main(args: string[]): Promise<number> {
       stop: STOP_WORDS,
       rate: "0",
       drop: "0",
+      "drop-request": "0",
       duplicate: "0",
+      corrupt: "0",
       delay: "0",
     },
     unknown: (arg: string) => refuse(arg, args),
   });
-  if (flags.help || flags.version) {
-    console.log(flags.help ? HELP : `${NAME} ${VERSION}`);
-    return 0;
-  }
+  if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
   for (const word of flags._) refuse(word, args);
+  const stopWords = flags["no-stop"] ? [] : flags.stop;
+  toStopWords("--stop", stopWords);
   const name = toHost(flags.host);
   const port = toListenPort(flags.port);
-  const stopWords = flags["no-stop"] ? [] : toStopWords(flags.stop);
-  const share = { min: 0, max: 1, whole: false };
-  const rate = toNumber(["rate", flags.rate], { min: 0, max: 1_000_000 });
-  const drop = toNumber(["drop", flags.drop], share);
-  const duplicate = toNumber(["duplicate", flags.duplicate], share);
-  const delayMs = toNumber(["delay", flags.delay], { min: 0, max: 60_000, whole: false });
   const random = `${Math.floor(Math.random() * 2 ** 32)}`;
-  const seed = toNumber(["seed", flags.seed ?? random], { min: 0, max: 4_294_967_295 });
-  const hostname = await resolve(name);
+  const faults = {
+    drop: toNumber("--drop", flags.drop, SHARE),
+    dropRequest: toNumber("--drop-request", flags["drop-request"], SHARE),
+    duplicate: toNumber("--duplicate", flags.duplicate, SHARE),
+    corrupt: toNumber("--corrupt", flags.corrupt, SHARE),
+    delayMs: toNumber("--delay", flags.delay, BOUNDS.delayMs),
+    seed: toNumber("--seed", flags.seed ?? random, BOUNDS.seed),
+  };
+  const rate = toNumber("--rate", flags.rate, BOUNDS.rate);
+  const [hostname = name] = await resolve(name);
   requireNet(toPermission(hostname)); // without a port: replies go to any
-  if (flags.seed === undefined && drop + duplicate + delayMs > 0) {
-    warn(`to repeat these faults: --seed ${seed}`);
+  if (flags.seed === undefined && isLossy(faults)) {
+    warn(`to repeat these faults: --seed ${faults.seed}`);
   }
   const stopping = new AbortController();
   onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
+    ...faults,
     hostname,
     port,
     stopWords,
     echo: !flags["no-echo"],
     once: flags.once,
     rate,
-    drop,
-    duplicate,
-    delayMs,
-    seed,
     quiet: flags.quiet,
     signal: stopping.signal,
-    onEvent: printEvent,
-    onTrace: flags.trace ? (rung) => printRung("server", rung) : undefined,
+    onEvent: (event) => printEvent(event, { waits: false }),
+    onTrace: flags.trace ? (call) => printTraceCall("server", call) : undefined,
   });
   await server.finished;
   return 0;
-}
-
-/** Prints an event, for people or as JSON. */
-function printEvent(event: ServerEvent): void {
-  if (event.event === "warning") return warn(event.text);
-  const ending = event.event === "close" || event.event === "shutdown";
-  stdout.print(stdout.json ? toJson(event) : formatEvent(event), { ending });
 }
 
 /** An event as a line for people, safe to see. */
@@ -578,18 +781,25 @@ export function formatEvent(event: ServerEvent): string {
   }
 }
 
-// ---- The same in both servers, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in both servers: edit it in tcp_server.ts, then `deno task sync`. ----
 
 /** Sentences and bytes received, in how many seconds. */
 export type Totals = { messages: number; bytes: number; seconds: number };
 
 /** The port to listen on: not one of those that the handout keeps clear of. @throws UsageError */
 function toListenPort(text: string): number {
-  const port = toNumber(["port", text], { min: 0, max: 65_535 });
+  const port = toNumber("--port", text, BOUNDS.port);
   if (port === 0 || port >= 1_024) return port;
   throw new UsageError(
     `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
   );
+}
+
+/** Prints an event, for people or as JSON. Who `waits` gets a promise where there is no room. */
+function printEvent(event: ServerEvent, { waits }: { waits: boolean }): Promise<void> | undefined {
+  if (event.event === "warning") return void warn(event.text);
+  const keep = event.event === "close" || event.event === "shutdown";
+  return stdout.print(() => stdout.json ? toJson(event) : formatEvent(event), { keep, waits });
 }
 
 /** `[127.0.0.1:53412] hello`: only what a peer said stands behind brackets. */
@@ -608,18 +818,19 @@ function secondsSince(startedAt: number): number {
   return Math.round(performance.now() - startedAt) / 1000;
 }
 
-// ---- The same in both UDP scripts, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in both UDP scripts: edit it in udp_server.ts, then `deno task sync`. ----
 
 const BUFFER_BYTES = 65_535; // no datagram is longer, so none is cut
 const NEEDS_UNSTABLE = "UDP in Deno needs --unstable-net";
 
-/** The address of a host; a name asks for permission to look it up. @throws Error */
-async function resolve(host: string): Promise<string> {
-  if (/^[\d.]+$|:/.test(host)) return toCanonical(host);
+/** The addresses of a host; a name asks for permission to look it up. @throws Error */
+async function resolve(host: string): Promise<string[]> {
+  if (/^[\d.]+$|:/.test(host)) return [toCanonical(host)];
   requireNet(host);
   const { lookup } = await import("node:dns/promises"); // Deno itself asks no hosts file
   try {
-    return (await lookup(host)).address;
+    const found = await lookup(host, { all: true });
+    return [...new Set(found.map(({ address }) => address))];
   } catch (cause) {
     throw cannot(`find the address of ${quote(host)}`, cause);
   }
@@ -647,99 +858,105 @@ function withoutLineEnd(bytes: Uint8Array): Uint8Array {
   return bytes.subarray(0, bytes[length - 2] === 0x0d ? -2 : -1);
 }
 
-/** `socket`, but its calls are told: receive with its result, the others when they are made. */
-function traced(socket: Deno.DatagramConn, { steps, onTrace }: Trace): Deno.DatagramConn {
-  const address = (addr: Deno.Addr): string => formatAddress(addr as Deno.NetAddr);
-  return withCalls(socket, {
-    async receive(buffer: Uint8Array): Promise<[Uint8Array, Deno.Addr]> {
-      const [bytes, from] = await socket.receive(buffer);
-      const call = `receive() = ${bytes.length}`;
-      onTrace({ step: steps.receive!, call, peer: address(from), bytes });
-      return [bytes, from];
-    },
-    send(bytes: Uint8Array, to: Deno.Addr): Promise<number> {
-      onTrace({ step: steps.send!, call: `send(${bytes.length})`, peer: address(to), bytes });
-      return socket.send(bytes, to);
-    },
-    close(): void {
-      onTrace({ step: steps.close!, call: "close()", note: address(socket.addr) });
-      socket.close();
-    },
-  });
-}
-
-// ---- The same in all four scripts, to the letter: tests/cli_test.ts compares them. ----
+// ---- The same in all four scripts: edit it in tcp_server.ts, then `deno task sync`. ----
 
 const VERSION = "1.0.0";
+const OLDEST_DENO = "2.9.5"; // from here on a close ends the calls that wait on the socket
 const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no stop word is longer
-const MAX_WAITING = 1_048_576; // characters wait for a slow stdout or stderr; more lines are dropped
-const MAX_ENDINGS = 16_777_216; // so many, before lines that end a connection or a server are, too
-const WRITE_BYTES = 65_536; // at once to stdout or stderr
+const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
+const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const TELL_DROPPED_MS = 1_000; // between two times that it is told how many were dropped
-const FLUSH_MS = 1_000; // without one of the last lines taken: nobody reads them
+const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
+const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
+const TICK_MS = 100; // between two looks at whether anybody reads
+const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
+const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
+const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
+const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-/** What steers a terminal or is not seen there: controls, formats, separators of lines. */
-const UNSAFE = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
-/** Our words for common codes: the system's differ from system to system, or are translated. */
-const REASONS: Record<string, string> = {
-  EADDRINUSE: "address already in use",
-  EADDRNOTAVAIL: "no such address on this machine",
-  ECONNREFUSED: "connection refused",
-  ECONNRESET: "connection reset by peer",
-  EHOSTUNREACH: "no route to host",
-  EMFILE: "too many open files",
-  EMSGSIZE: "too long for a datagram here (macOS: sysctl net.inet.udp.maxdgram)",
-  ENETUNREACH: "network unreachable",
-  ENOTFOUND: "name not found",
-  ETIMEDOUT: "connection timed out",
-};
+/**
+ * What steers a terminal or is not seen there: controls, invisible formats, separators of lines. A
+ * tab is ordinary text, and so is a joiner behind a letter, a mark or an emoji, as in Persian.
+ */
+const UNSAFE =
+  /[[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]--[\t\u200c\u200d\u0600-\u0605\u06dd\u070f\u08e2]]|(?<![\p{L}\p{M}\p{Emoji_Modifier}\p{Extended_Pictographic}])[\u200c\u200d]/gv;
 
-/** Wrong use of the command line: one line on stderr, exit code 2. */
-class UsageError extends Error {}
+/** Wrong use of an option: on the command line it is one line on stderr and exit code 2. */
+class UsageError extends RangeError {}
 
-/** What parseArgs cannot be asked: if --json is there, and if an option has its name for words. */
-function begin(args: string[]): void {
-  stdout.json = args.includes("--json"); // also for what parseArgs refuses
-  const odd = args.find((arg) => /^--?_(=|$)/.test(arg));
-  if (odd) refuse(odd, args);
+/** The least and the most that a number may be. */
+type Bounds = { min: number; max: number; whole?: boolean };
+
+/** The arguments before `--`, behind which everything is a message. */
+function optionsOf(args: string[]): string[] {
+  return args.includes("--") ? args.slice(0, args.indexOf("--")) : args;
+}
+
+/** Refuses what parseArgs lets pass: an option named `_`, a value for an option that takes none. */
+function checkArgs(args: string[]): void {
+  // The help text has the names of an option before two blanks, and a value in capitals.
+  const names = HELP.split("\n").map((line) => line.trim().split("  ")[0]!);
+  const switches = names.filter((name) => !/ [A-Z]/.test(name)).flatMap((name) => name.split(", "));
+  for (const arg of optionsOf(args)) {
+    const [name, value] = arg.split(/=(.*)/s);
+    if (/^--?_$/.test(name!)) refuse(arg, args);
+    if (value === undefined || !switches.includes(name!)) continue;
+    throw new UsageError(`${name} takes no value, so it cannot be ${quote(value)}`);
+  }
 }
 
 /** Ends parseArgs at what its table does not know. @throws UsageError */
 function refuse(arg: string, args: string[]): never {
   const option = args[args.indexOf(arg) - 1] ?? "";
-  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // to parseArgs it is none
+  const isValue = option.startsWith("-") && /^(-[\d.].*)?$/.test(arg); // parseArgs finds none
   const what = isValue ? `${escape(option)} cannot be ${quote(arg)}` : `unexpected ${quote(arg)}`;
-  throw new UsageError(`${what}; --help lists what is allowed`);
+  const isMessage = arg.startsWith("-") && HELP.includes("[message…]");
+  const hint = isMessage ? ", and behind -- it is a message" : "";
+  throw new UsageError(`${what}; --help lists what is allowed${hint}`);
 }
 
 /** The value of a numeric option. @throws UsageError out of its bounds */
-function toNumber(
-  [name, text]: [name: string, text: string],
-  { min, max, whole = true }: { min: number; max: number; whole?: boolean },
+function toNumber(option: string, text: string, bounds: Bounds): number {
+  const isNumber = (bounds.whole ?? true ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text);
+  return checkNumber(option, isNumber ? Number(text) : NaN, { ...bounds, text });
+}
+
+/** Checks the numbers among the options of a function. @throws UsageError out of their bounds */
+function checkBounds(options: object, bounds: Record<string, Bounds>): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (bounds[name] && value !== undefined) checkNumber(name, value, bounds[name]);
+  }
+}
+
+function checkNumber(
+  name: string,
+  number: number,
+  { min, max, whole = true, text = `${number}` }: Bounds & { text?: string },
 ): number {
-  const number = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text) ? Number(text) : NaN;
-  if (number >= min && number <= max) return number;
+  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return number;
   const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`--${name} needs a value, ${wanted}, not ${quote(text)}`);
+  throw new UsageError(`${name} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** A host without the brackets of an IPv6 address. @throws UsageError */
 function toHost(text: string): string {
-  if (text.trim() === "") throw new UsageError("--host needs a value, a name or an address");
-  return text.replace(/^\[(.*:.*)\]$/, "$1");
+  const host = text.replace(/^\[(.*)\]$/, "$1");
+  const isIpv6 = URL.canParse(`http://[${withoutZone(host)}]`);
+  if (isIpv6 || /^[^\s:/[\]]+$/.test(text)) return host;
+  const hint = /^\s*$/.test(text) ? "" : `, not ${quote(text)}; a port goes to --port`;
+  throw new UsageError(`--host needs a value, a name or an address${hint}`);
 }
 
-/** Stop words that a sentence can be. @throws UsageError */
-function toStopWords(words: string[]): string[] {
-  const isWord = (word: string): boolean => {
-    const { length } = trimBlanks(encoder.encode(word));
-    return length >= 1 && length <= 100 && !/[\n\ufffd]/.test(word);
-  };
-  const wrong = words.find((word) => !isWord(word));
-  if (wrong === undefined) return words;
-  throw new UsageError(`--stop needs a value, a word of 1 to 100 bytes, not ${quote(wrong)}`);
+/** Stop words as bytes, without the blanks around them. @throws UsageError for what none can be */
+function toStopWords(option: string, words: string[]): Uint8Array[] {
+  return words.map((word) => {
+    const bytes = trimBlanks(encoder.encode(word));
+    if (bytes.length >= 1 && bytes.length <= 100 && !/[\n\ufffd]/.test(word)) return bytes;
+    throw new UsageError(`${option} needs a value, a word of 1 to 100 bytes, not ${quote(word)}`);
+  });
 }
 
 /** Without the ASCII blanks around it. */
@@ -772,7 +989,7 @@ function preview(start: Uint8Array, bytes: number): { text: string; more?: numbe
 
 /** `text` as a person may safely see it: an ESC reads `\u{1b}`. */
 function escape(text: string): string {
-  if (!/[^ -~]/.test(text)) return text; // as most is; this is twice as fast
+  if (!/[^ -~]/.test(text)) return text; // most text is so, and this is twice as fast
   return text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
 }
 
@@ -801,13 +1018,17 @@ function withoutZone(address: string): string {
   return address.replace(/%[^\]:]*/, "");
 }
 
-/** Why a call failed, to end a sentence with: `connection refused`. */
+/** Why a call failed, in the system's words without its number: `connection refused`. */
 function reasonOf(error: unknown): string {
   const { message = String(error), code = "" } = error as { message?: string; code?: string };
-  if (message.startsWith("failed to lookup address")) return REASONS.ENOTFOUND!;
-  const [, text, number] = /^(.*?)\.? \(os error (\d+)\)/.exec(message) ?? [];
-  const unknown = number && !code ? `system error ${number} (${text})` : text ?? message;
-  return REASONS[code] ?? unknown.charAt(0).toLowerCase() + unknown.slice(1);
+  // Over UDP a name look-up fails with a code alone, and a refusal reads like one of Deno's.
+  if (code === "EAI_AGAIN" || message.includes("Temporary failure in name")) {
+    return "no name server answers";
+  }
+  if (code === "ENOTFOUND" || message.startsWith("failed to lookup")) return "name not found";
+  if (code === "EACCES" || code === "EPERM") return `refused by the system (${code})`;
+  const text = message.replace(/\.? \(os error \d+\)$/, "");
+  return text.charAt(0).toLowerCase() + text.slice(1);
 }
 
 /** An error that says what could not be done and why, and keeps its cause. */
@@ -827,140 +1048,227 @@ function requireNet(...addresses: string[]): void {
   }
 }
 
-/** The first signal calls `stop`; the second, or one without `stop`, ends the program at once. */
+/** The first signal calls `stop`; a second one, or one without `stop`, ends the program at once. */
 function onSignals(stop?: () => void): void {
   const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
   const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
+  let firstAt = Infinity; // ms
   for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
     Deno.addSignalListener(signal as Deno.Signal, () => {
-      if (!stop) Deno.exit(code);
-      stop();
-      stop = undefined;
+      const now = performance.now();
+      if (!stop || now - firstAt > SAME_SIGNAL_MS) Deno.exit(code);
+      if (firstAt === Infinity) stop();
+      firstAt = Math.min(firstAt, now);
     });
   }
 }
 
 function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => setTimeout(resolve, Math.max(ms, 0))); // Deno warns below 0
 }
 
-/** Writes all of `bytes`: one call may take fewer, and a full pipe may refuse to block. */
-async function writeTo(to: typeof Deno.stdout, bytes: Uint8Array): Promise<void> {
-  for (let rest = bytes; rest.length > 0;) {
+/**
+ * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
+ * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
+ * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
+ * of its own before it writes it: what was kept there must not be written again.
+ */
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+  const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
+  const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
+  const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
+  for (let rest = piece;;) {
     try {
       rest = rest.subarray(await to.write(rest));
+      if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
   }
 }
 
-/** Lines on their way to stdout or stderr. Nothing waits for them; too many are dropped. */
+/** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
   failed = false; // as the disk is full, or the terminal is gone
-  readonly closed = Promise.withResolvers<never>(); // rejects when nobody reads on, as `| head -1`
-  readonly #buffer = new Uint8Array(WRITE_BYTES);
-  #waiting = "";
-  #dropped = 0; // lines
-  #written = 0; // times
+  readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
+  #waiting = ""; // lines
+  #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
+  #dropped = 0; // lines, since the last warning
+  #isRead = true; // whether anybody read when the last of them was dropped
+  #silentTicks = 0; // since a byte was taken
+  #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms
-  #toldAt = -Infinity; // ms: that lines were dropped
+  #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
-  #ended = false;
+  #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
+  #isClosed = false;
 
   constructor(readonly name: "stdout" | "stderr") {
     this.closed.promise.catch(() => {}); // who must know waits for it
   }
 
-  print(line: string, { end = "\n", ending = false } = {}): void {
-    if (this.#ended) return;
-    const text = line + end;
-    const most = ending ? MAX_ENDINGS : MAX_WAITING;
-    if (this.#waiting.length + text.length <= most) this.#waiting += text;
-    else this.#dropped++;
+  /**
+   * Prints a line. Where there is no room, one that is to `keep` is printed all the same; who
+   * `waits` gets a promise of the moment to print the next; other lines are dropped and counted.
+   */
+  print(
+    line: () => string,
+    { end = "\n", keep = false, waits = false } = {},
+  ): Promise<void> | undefined {
+    if (this.#isClosed) return;
+    const size = this.#waiting.length + this.#unwritten.length;
+    const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
+    const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
+    if (isFull && !isWaitedFor) return this.#drop();
+    this.#waiting += line() + end;
     this.#writing ??= this.#write();
+    if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
   }
 
   async #write(): Promise<void> {
+    const ticker = setInterval(() => this.#tick(), TICK_MS);
     while (this.#waiting !== "") {
       const pause = GATHER_MS - (performance.now() - this.#writtenAt);
-      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 2;
+      const gathers = this === stdout && this.#waiting.length < MAX_WAITING / 4;
       if (gathers && pause > 0) await sleep(pause);
-      let text = this.#waiting;
+      this.#unwritten = encoder.encode(this.#waiting);
       this.#waiting = "";
       try {
-        for (; text !== ""; this.#written++) {
-          const { read, written } = encoder.encodeInto(text, this.#buffer);
-          await writeTo(Deno[this.name], this.#buffer.subarray(0, written));
-          text = text.slice(read);
-        }
+        while (this.#unwritten.length > 0) await this.#writeSome();
       } catch (error) {
-        if (error instanceof Deno.errors.BrokenPipe) return this.#end(error);
-        if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
-        this.failed = true;
+        this.#fail(error);
       }
+      this.#makeRoom();
       this.#writtenAt = performance.now();
-      if (this.#writtenAt - this.#toldAt > TELL_DROPPED_MS) this.#tellDropped();
     }
+    clearInterval(ticker);
     this.#writing = undefined;
   }
 
-  /** Nobody reads on. */
-  #end(error: Error): void {
-    this.#ended = true;
-    this.#waiting = "";
-    this.closed.reject(error);
-  }
-
-  /** Waits until all is written, or nobody reads it. */
-  async flush(): Promise<void> {
-    for (let before = -1; this.#writing && before < this.#written;) {
-      before = this.#written;
-      await Promise.race([this.#writing, sleep(FLUSH_MS)]);
+  /**
+   * Writes a piece of the lines. Only small pieces show that a slow reader reads; large ones cost
+   * less, and are for a reader that was fast so far.
+   */
+  async #writeSome(): Promise<void> {
+    const to = Deno[this.name];
+    const lines = this.#unwritten;
+    const startedAt = performance.now();
+    const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
+    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    try {
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const isFast = performance.now() - startedAt < FAST_MS;
+      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#unwritten = lines.subarray(size);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      // Nobody knows how much of the large piece was taken: it counts as lost.
+      this.#fastBytes = -Infinity;
+      this.#dropped += linesIn(large);
+      this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
     }
-    if (this.#waiting === "") return this.#tellDropped();
-    const lost = this.#dropped + this.#waiting.split("\n").length - 1;
-    stderr.print(`${NAME}: ${this.name} is not read: over ${plural(lost, "line")} lost`);
+    this.#silentTicks = 0;
+    this.#makeRoom();
   }
 
-  #tellDropped(): void {
-    if (this.#dropped === 0) return;
-    this.#toldAt = performance.now();
+  #fail(error: unknown): void {
+    this.#unwritten = new Uint8Array();
+    if (error instanceof Deno.errors.BrokenPipe) {
+      this.#isClosed = true;
+      this.#waiting = "";
+      this.closed.reject(error);
+    } else if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
+    this.failed = true;
+  }
+
+  /** Lets who waits print on: there is room again, or nobody reads and lines are dropped. */
+  #makeRoom(): void {
+    const isFull = this.#waiting.length + this.#unwritten.length > MAX_WAITING / 2;
+    if (isFull && this.#silentTicks < STUCK_TICKS) return;
+    this.#room?.resolve();
+    this.#room = undefined;
+  }
+
+  #tick(): void {
+    this.#silentTicks++;
+    this.#makeRoom();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+  }
+
+  #drop(): undefined {
+    this.#dropped++;
+    this.#isRead = this.#silentTicks < STUCK_TICKS;
+  }
+
+  #warnDropped(): void {
+    const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
-    warn(`${this.name} is read too slowly: ${dropped} dropped`);
+    this.#ticksToWarning = WARN_TICKS;
+    warn(`${this.name} is ${how}: ${dropped} dropped`);
   }
+
+  /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
+  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
+    if (this.#isClosed) return;
+    for (let silent = 0; this.#writing && silent < ticks;) {
+      await Promise.race([this.#writing, sleep(TICK_MS)]);
+      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
+    }
+    if (!this.#writing) {
+      if (this.#dropped === 0) return;
+      this.#warnDropped();
+      return await this.flush();
+    }
+    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
+    this.#isClosed = true;
+    stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
+  }
+}
+
+function linesIn(bytes: Uint8Array): number {
+  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
 }
 
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/** What a person is told on stderr; under --json it is an event on stdout, too. */
+/** Prints a short text to stdout, and returns the exit code. @throws Error where it cannot */
+function printText(text: string): number {
+  try {
+    Deno.stdout.writeSync(encoder.encode(`${text}\n`));
+    return 0;
+  } catch (error) {
+    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
+  }
+}
+
+/** Warns a person on stderr; under --json it is an event on stdout, too. */
 function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
-  stderr.print(`${NAME}: ${escape(text)}`);
-  if (stdout.json) stdout.print(toJson({ event, text }));
+  stderr.print(() => `${NAME}: ${escape(text)}`, { keep: true });
+  if (stdout.json) stdout.print(() => toJson({ event, text }), { keep: true });
 }
 
-/** One socket call, for `--trace`: its handout step, its result, the bytes that it moved. */
-export type Rung = { step: string; call: string; peer?: string; bytes?: Uint8Array; note?: string };
+/** One socket call, for `--trace`. */
+export type TraceCall = {
+  /** The handout's step. */
+  step: string;
+  /** The call, with its result where there is one: `read() = 15`. */
+  call: string;
+  /** Whom it concerns. */
+  peer?: string;
+  /** The bytes that it moved: a view that is valid during the call of `onTrace` only. */
+  bytes?: Uint8Array;
+  /** What else there is to know. */
+  note?: string;
+};
 
-/** The handout's step of each call on a socket, and whom to tell of it. */
-type Trace = { steps: Record<string, string>; onTrace: (rung: Rung) => void };
-
-/** `socket`, but with some calls of its own. */
-function withCalls<T extends object>(socket: T, calls: Record<string | symbol, unknown>): T {
-  return new Proxy(socket, {
-    get(target, name): unknown {
-      const value = Reflect.get(target, name, target);
-      return typeof value === "function" ? calls[name] ?? value.bind(target) : value;
-    },
-  });
-}
-
-/** Prints a rung of the ladder: time since the start, side, step, call, arrow, bytes. */
-function printRung(side: "client" | "server", { step, call, peer, bytes, note }: Rung): void {
+/** Prints a socket call: time since the start, side, step, call, arrow, bytes. */
+function printTraceCall(side: "client" | "server", traceCall: TraceCall): void {
+  const { step, call, peer, bytes, note } = traceCall;
   const time = performance.now().toFixed(1).padStart(7);
   const came = /^(accept|read|receive)\b/.test(call);
   const went = /^(connect|write|send|closeWrite)\b/.test(call);
@@ -969,22 +1277,37 @@ function printRung(side: "client" | "server", { step, call, peer, bytes, note }:
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  stderr.print(line.trimEnd());
+  stderr.print(() => line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
 async function run(main: (args: string[]) => Promise<number>): Promise<never> {
-  let code = 1;
+  stdout.json = optionsOf(Deno.args).includes("--json"); // also for what parseArgs refuses
+  let code: number;
   try {
+    requireDeno();
     code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
-    if (error instanceof UsageError) code = 2;
-    const text = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+    code = reportError(error);
   }
-  await stdout.flush();
-  await stderr.flush();
+  await Promise.all([stdout.flush(), stderr.flush()]);
+  await stderr.flush(REPORT_TICKS); // the report of what was not read
   Deno.exit(code);
+}
+
+/** Reports why the program fails. Returns its exit code. */
+function reportError(error: unknown): number {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!(error instanceof Deno.errors.BrokenPipe)) warn(text, "error");
+  return error instanceof UsageError ? 2 : 1;
+}
+
+/** @throws Error where Deno is too old */
+function requireDeno(): void {
+  const toNumber = (version: string): number =>
+    version.split(".").reduce((sum, part) => sum * 1_000 + parseInt(part), 0);
+  if (toNumber(Deno.version.deno) >= toNumber(OLDEST_DENO)) return;
+  throw new Error(`Deno ${Deno.version.deno} is too old: ${OLDEST_DENO} or later is needed`);
 }
 
 if (import.meta.main) await run(main);

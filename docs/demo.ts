@@ -32,10 +32,17 @@ const SCENE_MS = 400; // before a scene
 
 const HELP = `Draws both sides of three conversations over real sockets on this machine.
 
-Usage: deno run --allow-net=127.0.0.1 --unstable-net docs/demo.ts [options]
+Usage: deno task demo [options] [scene…]
 
-      --mermaid  print Mermaid sequence diagrams, for a report
-  -h, --help     print this`;
+  tcp, udp, probe  the scenes; without one, all of them
+      --mermaid    print Mermaid sequence diagrams, for a report
+  -h, --help       print this`;
+
+const SCENES = new Map<string, () => Promise<Scene>>([
+  ["tcp", () => tcpScene()],
+  ["udp", () => udpScene()],
+  ["probe", () => probeScene()],
+]);
 
 /** The command line. Returns the exit code. */
 async function main(args: string[]): Promise<number> {
@@ -44,7 +51,7 @@ async function main(args: string[]): Promise<number> {
     boolean: ["mermaid", "help"],
     string: ["_"],
     alias: { help: "h" },
-    unknown: (arg) => unknown ||= arg,
+    unknown: (arg) => SCENES.has(arg) || void (unknown ||= arg),
   });
   if (unknown) {
     console.error(`demo: unexpected ${JSON.stringify(unknown)}; --help lists what is allowed`);
@@ -55,8 +62,9 @@ async function main(args: string[]): Promise<number> {
     return 0;
   }
   if (!flags.mermaid) await show(INTRODUCTION);
-  for (const play of [tcpScene, udpScene, probeScene]) {
-    const scene = await play();
+  const names = flags._.length > 0 ? flags._ : [...SCENES.keys()];
+  for (const name of names) {
+    const scene = await SCENES.get(`${name}`)!();
     await show(flags.mermaid ? toMermaid(scene) : toPicture(scene));
   }
   return 0;
@@ -66,6 +74,8 @@ const INTRODUCTION = [
   "Both sides in one picture, drawn by real sockets on this machine. Beside a call",
   "stands its step in the handout, below it what that side prints. Times are in ms.",
   "A FIN is inferred from the end of the stream: no program gets to see one.",
+  "Steps of a server: 1-3 listen, 4 accept, 5 receive and send, 6 close. Of a",
+  "client: 1b socket, 1c connect, 1c.i (here i) send and receive, 1c.ii (ii) close.",
 ];
 
 /** Prints some lines; at a terminal no faster than somebody reads. */
@@ -93,11 +103,15 @@ export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> 
     if (event.event === "close") closed.resolve();
   }
   const { input, onReady, hangUp } = typist(log, sentences);
-  function onTrace(rung: tcp.Rung): void {
-    log.call("client", rung);
-    if (rung.call === "read() = null") setTimeout(hangUp, 0); // once the client knows of it
+  function onTrace(traceCall: tcp.TraceCall): void {
+    log.call("client", traceCall);
+    if (traceCall.call === "read() = null") setTimeout(hangUp, 0); // once the client knows of it
   }
-  const server = tcp.serve({ port: 0, onEvent, onTrace: (rung) => log.call("server", rung) });
+  const server = tcp.serve({
+    port: 0,
+    onEvent,
+    onTrace: (traceCall) => log.call("server", traceCall),
+  });
   try {
     await talk(input, printer(log), {
       port: server.addr.port,
@@ -125,13 +139,13 @@ export async function udpScene(
     log.say("server", udp.formatEvent(event));
     if (event.event === "close") hangUp();
   }
-  const onTrace = (rung: tcp.Rung): void => log.call("server", rung);
+  const onTrace = (traceCall: tcp.TraceCall): void => log.call("server", traceCall);
   const server = udp.serve({ port: 0, drop, seed, onEvent, onTrace });
   try {
     const socket = await open({
       port: server.addr.port,
       timeoutSeconds,
-      onTrace: (rung) => log.call("client", rung),
+      onTrace: (traceCall) => log.call("client", traceCall),
     });
     const remark = (text: string): void => log.remark("client", `udp_client: ${text}`);
     try {
@@ -154,15 +168,15 @@ export async function udpScene(
   };
 }
 
-/** UDP: a probe tells what becomes of datagrams on a bad line. */
+/** UDP: a probe counts what becomes of datagrams on a bad line. */
 export async function probeScene(plan: typeof PROBE = PROBE): Promise<Scene> {
   const log = new Logbook();
   const onEvent = (event: udp.ServerEvent): void => log.say("server", udp.formatEvent(event));
-  const onTrace = (rung: tcp.Rung): void => log.call("server", rung);
+  const onTrace = (traceCall: tcp.TraceCall): void => log.call("server", traceCall);
   const server = udp.serve({ port: 0, ...BAD_LINE, quiet: true, onEvent, onTrace });
   try {
     const { port } = server.addr;
-    const socket = await open({ port, onTrace: (rung) => log.call("client", rung) });
+    const socket = await open({ port, onTrace: (traceCall) => log.call("client", traceCall) });
     try {
       const book = await probe(socket, plan);
       log.report("client", [formatCounts(book.counts()), ...formatRoundTrips(book.times)]);
@@ -233,14 +247,14 @@ export type Moment = {
   from: Moment[]; // calls of the other side that sent what this one received
 };
 
-/** Both sides as they go, on one clock. Of a crossing, what sends is told before what receives. */
+/** Both sides as they go, on one clock. Of a crossing, what sends comes before what receives. */
 export class Logbook {
   /** In the order of time. */
   readonly moments: Moment[] = [];
   readonly #startedAt = performance.now();
 
   /** A socket call; its bytes are a view of a buffer that will be used again. */
-  call(side: Side, { step, call, note = "", bytes = NO_BYTES }: tcp.Rung): void {
+  call(side: Side, { step, call, note = "", bytes = NO_BYTES }: tcp.TraceCall): void {
     const ms = performance.now() - this.#startedAt;
     const open = { says: [], report: [], to: [], from: [] };
     this.moments.push({ side, ms, step, call, note, bytes: bytes.slice(), ...open });

@@ -28,12 +28,12 @@ export type Fence = { info: string[]; lines: string[] };
 /** A heading, the text under it, and the fenced blocks in that text. */
 export type Section = { title: string; text: string; fences: Fence[] };
 
-const DENO_DIRECTORY = Deno.execPath().replace(/[/\\][^/\\]+$/, "");
+const DENO_DIRECTORY = directoryOf(Deno.execPath());
 const CLOSED = /closed \(|"event":"close"| close\(\) +│ +\S/; // a connection, at a server
 const READY = /listening|ready on/;
 const KEYS = /^(>|\^C|\^D)/; // a prompt, or a key
 const PROMPT = /^>>>(?= |$)|^>(?= |$)/; // Python's, or a client's
-const SMALL_CLIENT = /^\$ [^|<]*docs\/lab\/task\d_client\.\w+ ?\d*$/;
+const SMALL_CLIENT = /^\$ [^|<]*docs\/lab\/(?:task\d|whole_\w+)_client\.\w+ ?\d*$/;
 const SMALL_CLIENT_SAYS = /^(Type |echo:|Traceback|error|\w+Error|KeyboardInterrupt| |$|\^|…)/;
 const SOCKET_ROW = /^(State|LISTEN|ESTAB|CLOSE-WAIT|TIME-WAIT|FIN-WAIT-\d|SYN-SENT) .*/; // of ss
 
@@ -176,7 +176,7 @@ class Terminal implements AsyncDisposable {
         NO_COLOR: "1",
         TERM: "dumb",
         PYTHONUNBUFFERED: "1",
-        PATH: `${DENO_DIRECTORY}:${Deno.env.get("PATH")}`,
+        PATH: `${DENO_DIRECTORY}:${directoryOf(python())}:${Deno.env.get("PATH")}`,
       },
       cwd: fileUrl("."),
       stdin: "piped",
@@ -266,7 +266,7 @@ class Terminal implements AsyncDisposable {
   #withPorts(command: string): string {
     return command
       .replace(/deno run( --\S+)* \w+\.ts(?!.* (-p|--port) )/g, "$& --port 12000")
-      .replace(/docs\/lab\/task\d_\w+\.\w+\b(?! \d)/g, "$& 12000")
+      .replace(/docs\/lab\/(task\d|whole)_\w+\.\w+\b(?! \d)/g, "$& 12000")
       .replace(/\b120\d\d\b/g, (port) => {
         if (!this.#ports.has(port)) this.#ports.set(port, `${freePort()}`);
         return this.#ports.get(port)!;
@@ -288,10 +288,19 @@ class Terminal implements AsyncDisposable {
 
 let pythonPath: string | undefined;
 
-/** Python itself, where `python3` is a script that looks for it each time. */
-function python(): string {
+/** The folder of a program. */
+function directoryOf(path: string): string {
+  return path.replace(/[/\\][^/\\]+$/, "");
+}
+
+/** Python itself, where `python3` is a script that looks for it each time; "" where there is none. */
+export function python(): string {
   const options = { args: ["-c", "import sys; print(sys.executable)"] };
-  pythonPath ??= decode(new Deno.Command(PTY[0]!, options).outputSync().stdout).trim();
+  try {
+    pythonPath ??= decode(new Deno.Command(PTY[0]!, options).outputSync().stdout).trim();
+  } catch {
+    pythonPath = "";
+  }
   return pythonPath;
 }
 

@@ -93,10 +93,37 @@ export class FakeSocket {
     return bytes.length;
   }
 
-  /** As of `Deno.DatagramConn`. */
+  /** As of `Deno.DatagramConn`: it interrupts a receive that waits, but no send. */
   close(): void {
+    if (this.closed) throw new Deno.errors.BadResource("Bad resource ID");
     this.closed = true;
     this.#wake();
+  }
+}
+
+/** Time that the test sets: `performance.now`, and the intervals that look at it. */
+export type Clock = {
+  /** Sets the time, in ms. */
+  set(ms: number): void;
+  /** Lets each interval pass once. */
+  tick(): void;
+};
+
+/** Replaces the clock and the intervals of this process while `use` runs. */
+export async function withClock(use: (clock: Clock) => Promise<void>): Promise<void> {
+  let now = 0;
+  const ticks = new Map<number, () => void>();
+  const { setInterval, clearInterval } = globalThis;
+  Object.defineProperty(performance, "now", { value: () => now, configurable: true });
+  Object.assign(globalThis, {
+    setInterval: (tick: () => void) => ticks.set(ticks.size + 1, tick).size,
+    clearInterval: (id: number) => ticks.delete(id),
+  });
+  try {
+    await use({ set: (ms) => now = ms, tick: () => ticks.forEach((tick) => tick()) });
+  } finally {
+    delete (performance as { now?: unknown }).now;
+    Object.assign(globalThis, { setInterval, clearInterval });
   }
 }
 

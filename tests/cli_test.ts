@@ -7,6 +7,7 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { decode, fileUrl, hasIpv6, LIMIT, runScript, SCRIPTS, spawn, unless } from "./_helpers.ts";
+import { synced } from "./sync.ts";
 
 const SERVERS = SCRIPTS.filter((script) => script.includes("server"));
 const CLIENTS = SCRIPTS.filter((script) => script.includes("client"));
@@ -379,7 +380,13 @@ for (const script of SCRIPTS) {
         ...outside.map((value): [string, string, number] => [name, value, 2]),
       ];
     });
-    const answers = await askMain(script, rows.map(([name, value]) => [`--${name}=${value}`]));
+    const answers = await askMain(
+      script,
+      rows.map(([name, value]) => {
+        const others = ["size", "interval"].includes(name) ? ["--count", "1"] : [];
+        return [`--${name}=${value}`, ...others];
+      }),
+    );
     for (const [i, [name, value, expected]] of rows.entries()) {
       await t.step(`--${name}=${value} is ${expected === 1 ? "in" : "out of"} bounds`, () => {
         const { code, said } = answers[i]!;
@@ -397,42 +404,47 @@ async function readSource(script: string): Promise<string> {
   return decode(await Deno.readFile(fileUrl(script)));
 }
 
-/** From the line that starts with `marker` to the next such line, or to the end. */
-async function block(script: string, marker: string): Promise<string> {
-  const source = `\n${await readSource(script)}`;
-  const start = source.indexOf(`\n${marker}`);
-  assert(start >= 0, `${script} has no line that starts with "${marker}"`);
-  const end = source.indexOf("\n// ----", start + 1);
-  return source.slice(start + 1, end < 0 ? undefined : end);
-}
-
-for (
-  const [who, scripts] of [
-    ["all four scripts", SCRIPTS],
-    ["both servers", SERVERS],
-    ["both clients", CLIENTS],
-    ["both TCP scripts", SCRIPTS.filter((script) => script.startsWith("tcp"))],
-    ["both UDP scripts", SCRIPTS.filter((script) => script.startsWith("udp"))],
-  ] as const
-) {
-  Deno.test(`what ${who} share is the same, to the letter`, async () => {
-    const marker = `// ---- The same in ${who}`;
-    const [first, ...rest] = await Promise.all(scripts.map((script) => block(script, marker)));
-    assert(first!.split("\n").length > 10, "it is a block");
-    for (const [i, other] of rest.entries()) {
-      const lines = other.split("\n");
-      const at = first!.split("\n").findIndex((line, i) => line !== lines[i]);
-      assert(
-        other === first,
-        `${scripts[0]} and ${scripts[i + 1]} differ, line ${at} of the block`,
-      );
-    }
+/** Where a script is not what its leading scripts make of it: the mark of the first such block. */
+function outOfSync(read: (script: string) => string): string[] {
+  return [...synced(read)].flatMap(([script, source]) => {
+    const [own, wanted] = [read(script).split("\n"), source.split("\n")];
+    const at = own.findIndex((line, i) => line !== wanted[i]);
+    if (at < 0 && own.length === wanted.length) return [];
+    const mark = own.slice(0, at < 0 ? own.length : at).findLast((line) => MARK.test(line));
+    return [`${script}: ${mark}`];
   });
 }
 
-Deno.test("the block that all four share ends each script", async () => {
+const MARK = /^\/\/ ---- The same in (.*): edit it in (\w+\.ts), then `deno task sync`\. ----$/;
+
+function readText(script: string): string {
+  return Deno.readTextFileSync(fileUrl(script));
+}
+
+Deno.test("what scripts share is the same, to the letter", () => {
+  assertEquals(outOfSync(readText), [], "shared blocks differ: run `deno task sync`");
+});
+
+Deno.test("a letter that differs in a shared block is found, and in which", () => {
+  const [leader, other] = ["tcp_server.ts", "tcp_client.ts"];
+  for (const text of ["class LineAssembler {", "function quote("]) {
+    const changed = (script: string): string =>
+      script === leader ? readText(script).replace(text, `${text} `) : readText(script);
+    const found = outOfSync(changed).filter((line) => line.startsWith(other!));
+    const before = readText(leader!).split(text)[0]!.split("\n");
+    assertEquals(found, [`${other}: ${before.findLast((line) => MARK.test(line))}`]);
+  }
+});
+
+Deno.test("each script has its shared blocks, that of all four last", () => {
   for (const script of SCRIPTS) {
-    const shared = await block(script, "// ---- The same in all four scripts");
-    assert((await readSource(script)).endsWith(shared), script);
+    const [transport, side] = script.slice(0, -3).split("_");
+    const marks = readText(script).split("\n").filter((line) =>
+      line.startsWith("// ---- The same")
+    );
+    const blocks = marks.map((mark) => MARK.exec(mark)?.[1]);
+    const names = [`both ${side}s`, `both ${transport!.toUpperCase()} scripts`, "all four scripts"];
+    assertEquals(blocks.toSorted(), names.toSorted(), script);
+    assertEquals(blocks.at(-1), "all four scripts", script);
   }
 });

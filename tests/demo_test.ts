@@ -307,6 +307,32 @@ Deno.test("demo: --mermaid prints three diagrams, --help its options", LIMIT, as
   assertSound(help.stdout.split("\n"));
 });
 
+Deno.test("demo: one scene, or two, where they are named", LIMIT, async () => {
+  const { code, stdout } = await runScript(DEMO, ["udp", "tcp", "--mermaid"], NET);
+  assertEquals(code, 0);
+  const titles = stdout.match(/^### \w+/gm);
+  assertEquals(titles, ["### UDP", "### TCP"]);
+  const other = await runScript(DEMO, ["ucp"], NET);
+  assertEquals([other.code, other.stdout], [2, ""]);
+  assertEquals(other.stderr, 'demo: unexpected "ucp"; --help lists what is allowed\n');
+});
+
+Deno.test("demo: it explains each step that its pictures name", LIMIT, async () => {
+  const { stdout } = await runScript(DEMO, ["tcp", "udp"], NET);
+  const [introduction = "", ...scenes] = stdout.split(/^(?=TCP:|UDP:)/m);
+  const steps = scenes.flatMap((scene) => {
+    const calls = scene.matchAll(
+      /(?<=^ *\d+\.\d .*)(?<= )(\d(?:-\d)?|\dc?b?|ii?) +[a-z]+[A-Z]?\w*\(/gm,
+    );
+    return [...calls].map(([, step]) => step!);
+  });
+  assert(steps.length > 20);
+  const explained = [...introduction.matchAll(/[\w.-]+/g)].map(([word]) => word);
+  for (const step of new Set(steps)) {
+    assert(explained.includes(step) || explained.includes(`1-3`) && /^\d-\d$/.test(step), step);
+  }
+});
+
 Deno.test("demo: wrong use, and no permission, are one line each", LIMIT, async () => {
   const { code, stdout, stderr } = await runScript(DEMO, ["--mermaids"], NET);
   assertEquals([code, stdout], [2, ""]);

@@ -1,12 +1,12 @@
 /**
- * What README.md and docs/lab/README.md show and say: transcripts, options, places in the code, events,
- * permissions, and the configuration of nginx are all tried. So are the small programs of the lab: in
- * every pair, and in every way that the lab says they break.
+ * What the documents show and say: transcripts, messages, options, places in the code, events,
+ * permissions, and the configuration of nginx are all tried. The lab's programs have tests of their
+ * own, in lab_small_test.ts and lab_whole_test.ts.
  *
  * @module
  */
 
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
   codeIn,
   isTyped,
@@ -17,11 +17,11 @@ import {
   transcriptsOf,
 } from "./_docs.ts";
 import { makeNetwork } from "./_faults.ts";
+import { documents, fixLinks } from "./_links.ts";
+import { isPrintable, type Template, templatesIn } from "./_messages.ts";
 import {
   decode,
-  encode,
   EventLog,
-  exchange,
   fileUrl,
   freePort,
   hasIpv6,
@@ -29,20 +29,16 @@ import {
   LIMIT,
   Program,
   PTY,
-  readExactly,
-  readToEnd,
-  resetClient,
   runScript,
   SCRIPTS,
   spawn,
   UdpPeer,
   unless,
-  writeAll,
 } from "./_helpers.ts";
 import { serve as serveTcp } from "../tcp_server.ts";
 import { serve as serveUdp } from "../udp_server.ts";
 
-const DOCS = ["README.md", "docs/lab/README.md"];
+const DOCS = documents();
 const LAN_ADDRESS = "192.168.1.20"; // of the machine on which a server is, in README.md
 const HAS_BASH = hasTool("bash", "--version");
 const HAS_PTY = hasTool(PTY[0]!, "-c", "import pty");
@@ -123,7 +119,7 @@ Deno.test("every option in the documentation exists", LIMIT, async () => {
     .map((command) => command.split(" ").slice(1))
     .map((args) => new Deno.Command(Deno.execPath(), { args, env: { NO_COLOR: "1" } }).outputSync())
     .map(({ stdout }) => decode(stdout))
-    .join("\n") + " --yes --add-port"; // of npx, and of a firewall
+    .join("\n") + " --yes --prefer-offline --add-port --udp --source-port"; // of npx, a firewall, nping
   for (const path of DOCS) {
     const text = Deno.readTextFileSync(fileUrl(path));
     for (const [, script, args] of text.matchAll(/ (\w+\.ts)((?: [^\n|<>&`]+)?)/g)) {
@@ -141,26 +137,93 @@ Deno.test("every option in the documentation exists", LIMIT, async () => {
 // ---- Places in the code ----
 
 /** The targets of the links in a text that are files of the repo, with the text of each link. */
-function linksIn(path: string): { text: string; target: string }[] {
-  const links = Deno.readTextFileSync(fileUrl(path)).matchAll(/\[([^\]]+)\]\((?!https:)([^)]+)\)/g);
+function linksIn(markdown: string): { text: string; target: string }[] {
+  const links = markdown.matchAll(/\[([^\]]+)\]\((?!https:)([^)]+)\)/g);
   return [...links].map(([, text, target]) => ({ text: text!, target: target! }));
 }
 
-/** Whether a script defines a function, class or method of that name. */
-function defines(source: string, name: string): boolean {
-  const head = `^ *(export )?(async )?(function\\*?|class) ${name}\\b`;
-  const method = `^ +(static )?(async )?[*#]{0,2}${name}(<.*>)?\\(.*\\{$`;
-  return new RegExp(`${head}|${method}`, "m").test(source);
+Deno.test("a link to a function leads to its line (deno task sync puts it right)", () => {
+  assertEquals(fixLinks({ check: true }), []);
+  for (const path of documents()) {
+    for (const paragraph of Deno.readTextFileSync(fileUrl(path)).split(/\n\n|(?<=\|)\n/)) {
+      const shown = paragraph.replace(/\]\([^)]*\)/g, "]");
+      for (const { text, target } of linksIn(paragraph)) {
+        const [file = "", line] = target.split("#");
+        const name = file.split("/").at(-1)!;
+        if (!/\.(ts|py)$/.test(name) || codeIn(text).length === 0) continue;
+        if (codeIn(text).includes(name)) continue; // the whole file
+        assert(line, `${path}: "${text}" has no line`);
+        assert(
+          shown.includes(name),
+          `${path}: "${text}" does not say where, to who reads on paper`,
+        );
+      }
+    }
+  }
+});
+
+// ---- Messages ----
+
+const NAMES = /^(tcp_server|tcp_client|udp_server|udp_client): (.*)/; // of the scripts, at messages
+const EVENT = /^(?:\^C)?\S+:\d+ (?:connected|closed \(.*)$|^(?:\^C)?(?:stopped|listening on): ?.*/;
+/** What stands in a document as code, and is no message: commands, options, code, data. */
+const NO_MESSAGE =
+  /^(-|\$|sudo |deno |npx |npm |docker |task |python3? |kill |ulimit |ip |ss |nc |ncat |socat |nping |seq |unshare |strace |sysctl |netsh |firewall-cmd |\w+\.ts |echo (stream|dgram) )|[=;]|^new |^\?\? |: ["[]|\w\(|…$/;
+const OTHERS = ["Allow? [y/n/A]"]; // Deno's own, tried below
+/** What a system says, of which the scripts repeat the reason. */
+const REASONS = ["connection refused", "address already in use", "connection reset by peer"];
+
+const templates = new Map(
+  SCRIPTS.map((name) => [name, [...templatesIn(sources.get(name)!), ...REASONS.map((it) => [it])]]),
+);
+
+/** All messages that a document quotes, with the strings of what prints them. */
+function messagesIn(path: string): { message: string; from: Template[] }[] {
+  const all = [...allTemplates()];
+  const text = Deno.readTextFileSync(fileUrl(path));
+  const prose = text.replace(/^```.*?^```$/gms, "");
+  const quoted = codeIn(prose).map((code) => code.replaceAll("\n", " "))
+    .filter((code) => code.includes(" ") && !NO_MESSAGE.test(code) && !OTHERS.includes(code))
+    .map((message) => ({ message, from: all }));
+  const shown = readSections(path).flatMap(transcriptsOf).flatMap(({ lines }) => lines)
+    .flatMap((line) => {
+      const [, script, message] = NAMES.exec(line) ?? [];
+      if (script) return [{ message: message!, from: templates.get(`${script}.ts`)! }];
+      return EVENT.test(line) ? [{ message: line.replace("^C", ""), from: all }] : [];
+    });
+  return [...quoted, ...shown];
 }
 
-for (const script of SCRIPTS) {
-  const links = linksIn("docs/lab/README.md").filter(({ target }) => target === `../../${script}`);
-  for (const name of new Set(links.flatMap(({ text }) => codeIn(text)))) {
-    Deno.test(`docs/lab/README.md links to ${name} in ${script}: it is defined there`, () => {
-      assert(defines(sources.get(script)!, name));
-    });
+/** The strings of every program of the repo that a document may quote. */
+function* allTemplates(): Generator<Template> {
+  for (const each of templates.values()) yield* each;
+  for (const folder of ["docs/", "docs/lab/", "docs/lab/grade/"]) {
+    if (!exists(fileUrl(folder))) continue;
+    for (const { name } of Deno.readDirSync(fileUrl(folder))) {
+      const kind = /\.(ts|py)$/.exec(name)?.[1] as "ts" | "py" | undefined;
+      if (kind) yield* templatesIn(Deno.readTextFileSync(fileUrl(folder + name)), kind);
+    }
   }
 }
+
+for (const path of documents()) {
+  Deno.test(`${path}: the messages that it quotes are ones that the code can print`, () => {
+    for (const { message, from } of messagesIn(path)) assert(isPrintable(message, from), message);
+  });
+}
+
+Deno.test("a message of which one word is changed is none that the code can print", () => {
+  const messages = documents().flatMap(messagesIn);
+  assert(messages.length > 30);
+  for (const { message, from } of messages) {
+    const data = /"[^"]*"|--\S+/g;
+    const longest = message.replace(data, "").match(/\p{L}+/gu)!.sort((a, b) =>
+      b.length - a.length
+    )[0]!;
+    const changed = message.replace(longest, `${longest}ly`);
+    assert(!isPrintable(changed, from), changed);
+  }
+});
 
 // ---- JSON ----
 
@@ -231,6 +294,63 @@ Deno.test("README.md, JSON: the table has every event, with every field", LIMIT,
     [...map].map(([kind, fields]) => [kind, [...fields].sort()]).sort();
   assertEquals(sorted(seen), sorted(eventsInTable()));
 });
+
+/** A type as `deno doc --json` describes it. */
+type DocType = {
+  kind: string;
+  value: unknown;
+};
+type DocProperty = { name: string; tsType: DocType & { value: { string?: string } } };
+type DocSymbol = { name: string; declarations: { def: { tsType?: DocType } }[] };
+
+/** The members of an object type, of a union of them one each: the names, and which event it is. */
+function shapesOf(type: DocType, symbols: DocSymbol[]): Map<string, string>[] {
+  if (type.kind === "union") {
+    return (type.value as DocType[]).flatMap((each) => shapesOf(each, symbols));
+  }
+  if (type.kind === "intersection") {
+    return (type.value as DocType[]).map((each) => shapesOf(each, symbols))
+      .reduce((all, next) => all.flatMap((a) => next.map((b) => new Map([...a, ...b]))));
+  }
+  if (type.kind === "typeRef") {
+    const { typeName } = type.value as { typeName: string };
+    const found = symbols.find(({ name }) => name === typeName)?.declarations[0]?.def.tsType;
+    return found ? shapesOf(found, symbols) : [];
+  }
+  const { properties } = type.value as { properties: DocProperty[] };
+  return [new Map(properties.map(({ name, tsType }) => [name, tsType.value?.string ?? ""]))];
+}
+
+for (const script of SCRIPTS) {
+  Deno.test(
+    `README.md, JSON: each event of ${script}, as its source has it, is in the table`,
+    LIMIT,
+    async () => {
+      const args = ["doc", "--json", fileUrl(script).pathname];
+      const { stdout } = await new Deno.Command(Deno.execPath(), { args }).output();
+      const [{ symbols }] = Object.values(JSON.parse(decode(stdout)).nodes) as [
+        { symbols: DocSymbol[] },
+      ];
+      const events = symbols.filter(({ name }) => /Event$/.test(name))
+        .flatMap(({ declarations }) => {
+          const type = declarations[0]?.def.tsType;
+          return type ? shapesOf(type, symbols) : [];
+        })
+        .filter((shape) => shape.has("event"));
+      if (script.includes("server")) assert(events.length >= 5);
+      const table = eventsInTable();
+      for (const shape of events) {
+        const kind = `${script} ${shape.get("event")}${shape.has("seq") ? " probing" : ""}`;
+        const fields = [...shape.keys()].filter((name) => !["event", "time"].includes(name));
+        assertEquals(fields.sort(), [...table.get(kind) ?? []].sort(), kind);
+      }
+      // And those that it makes in other places, without a type.
+      for (const [, name] of sources.get(script)!.matchAll(/\bevent: "(\w+)"/g)) {
+        assert([...table.keys()].some((kind) => kind.startsWith(`${script} ${name}`)), name);
+      }
+    },
+  );
+}
 
 /** `servers` or `clients`. */
 function kindOf(script: string): string {
@@ -306,12 +426,12 @@ Deno.test("README.md: at most 300 lines; its commands stand where CI looks for t
 });
 
 Deno.test("every link and every file that the documentation names is there", () => {
-  for (const path of [...DOCS, "docs/measured.md"]) {
-    for (const { target } of linksIn(path)) {
-      const [file, anchor] = target.split("#");
-      assert(exists(new URL(file!, fileUrl(path))), `${path}: ${target}`);
-      if (!anchor) continue;
-      const titles = readSections(relative(file!, path)).map(({ title }) => title.toLowerCase());
+  for (const path of documents()) {
+    for (const { target } of linksIn(Deno.readTextFileSync(fileUrl(path)))) {
+      const [file = "", anchor] = target.split("#");
+      assert(exists(new URL(file, fileUrl(path))), `${path}: ${target}`);
+      if (!anchor || /^L\d+$/.test(anchor)) continue;
+      const titles = readSections(relative(file, path)).map(({ title }) => title.toLowerCase());
       const anchors = titles.map((title) => title.replace(/[^\w -]/g, "").replaceAll(" ", "-"));
       assert(anchors.includes(anchor), `${path}: ${target}`);
     }
@@ -362,6 +482,13 @@ Deno.test({
         assertEquals([code, stderr, stdout.length], [0, "", stdin.length]);
       });
     }
+
+    await t.step("a thousand clients over UDP, within its time-out", async () => {
+      for (let i = 0; i < 1_000; i++) {
+        await using peer = new UdpPeer();
+        assertEquals(decode(await peer.ask(`client ${i}`, Number(port))), `client ${i}`);
+      }
+    });
   },
 });
 
@@ -372,8 +499,7 @@ async function startNginx(ports: Record<string, string>): Promise<AsyncDisposabl
   const directory = await Deno.makeTempDir();
   const config = `${directory}/nginx.conf`;
   const head = `load_module ${STREAM_MODULE};
-    daemon off; master_process off; pid ${directory}/pid; error_log stderr notice;
-    events {}`;
+    daemon off; master_process off; pid ${directory}/pid; error_log stderr notice;`;
   await Deno.writeTextFile(config, `${head}\n${stream}\n`);
   const args = ["-e", "stderr", "-c", config];
   const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
@@ -390,372 +516,3 @@ async function startNginx(ports: Record<string, string>): Promise<AsyncDisposabl
   }
   return { [Symbol.asyncDispose]: stop };
 }
-
-// ---- The small programs of the lab ----
-
-const TASKS = [1, 2, 3, 4];
-const LANGUAGES = ["ts", "py"].filter((kind) => kind === "ts" || hasTool("python3", "--version"));
-const SMALL = TASKS.flatMap((task) =>
-  ["server", "client"].flatMap((side) => ["ts", "py"].map((kind) => `task${task}_${side}.${kind}`))
-);
-
-/** The lines of a small program. */
-function linesOf(program: string): string[] {
-  return Deno.readTextFileSync(fileUrl(`docs/lab/${program}`)).trimEnd().split("\n");
-}
-
-Deno.test("docs/lab: each small program has 10 to 30 lines, at most 80 columns, the steps in order", () => {
-  for (const program of SMALL) {
-    const lines = linesOf(program);
-    assert(lines.length >= 10 && lines.length <= 30, `${program}: ${lines.length} lines`);
-    for (const line of lines) assert(line.length <= 80, `${program}: ${line}`);
-    const steps = [...lines.join("\n").matchAll(/Steps? (\S+?)(?: and (\d))?:/g)]
-      .flatMap(([, step, second]) => second ? [step, second] : [step]);
-    const all = program.includes("server")
-      ? ["1", "2", "3", "4", "5", "6"]
-      : ["1a", "1b", "1c", "1c.i", "1c.ii"];
-    assertEquals(steps, all, program);
-  }
-});
-
-/** The fences of the lab's page that begin with these words. */
-function fencesOf(...info: string[]): string[][] {
-  return readSections("docs/lab/README.md")
-    .flatMap(({ fences }) => fences)
-    .filter((fence) => info.every((word, i) => fence.info[i] === word))
-    .map(({ lines }) => lines);
-}
-
-Deno.test("docs/lab/README.md shows the programs of task 1 as they are", () => {
-  for (const program of SMALL.filter((name) => name.startsWith("task1"))) {
-    assertEquals(fencesOf(program.slice(-2), program), [linesOf(program)]);
-  }
-});
-
-/** Does to `lines` what a diff says, in which `@@` stands for lines that stay. */
-function patch(lines: string[], diff: string[]): string[] {
-  const rest = lines.slice();
-  const patched: string[] = [];
-  const hunks: string[][] = [[]];
-  for (const line of diff) {
-    if (line === "@@") hunks.push([]);
-    else hunks.at(-1)!.push(line);
-  }
-  for (const [i, hunk] of hunks.entries()) {
-    const before = hunk.filter((line) => !line.startsWith("+")).map((line) => line.slice(1));
-    const at = rest.findIndex((_, start) => before.every((line, j) => rest[start + j] === line));
-    assert(i === 0 ? at === 0 : at >= 0, `not found: ${before.join("\n")}`);
-    patched.push(...rest.splice(0, at));
-    patched.push(...hunk.filter((line) => !line.startsWith("-")).map((line) => line.slice(1)));
-    rest.splice(0, before.length);
-  }
-  return [...patched, ...rest];
-}
-
-Deno.test("docs/lab/README.md shows what changes from task to task: applied, it gives the next", () => {
-  for (const before of SMALL.filter((name) => !name.startsWith("task4"))) {
-    const after = before.replace(/\d/, (task) => `${Number(task) + 1}`);
-    const diffs = fencesOf("diff", before, after);
-    assertEquals(diffs.length, 1, `${before}, ${after}`);
-    assertEquals(patch(linesOf(before), diffs[0]!), linesOf(after));
-  }
-});
-
-/** Starts a small program on a port. */
-function startSmall(program: string, port: number): Program {
-  const path = fileUrl(`docs/lab/${program}`).pathname;
-  const [command, ...flags] = program.endsWith(".py")
-    ? ["python3", "-u"]
-    : [Deno.execPath(), "run", "--allow-net"];
-  const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
-  const args = [...flags, path, `${port}`];
-  const env = { NO_COLOR: "1" };
-  return new Program(program, new Deno.Command(command!, { args, env, ...piped }).spawn());
-}
-
-/** A server, small or finished, that is ready. */
-type Running = { program: Program; port: number } & AsyncDisposable;
-
-/** Starts a small server, or a finished one. */
-async function startServer(
-  name: string,
-  { args = [] as string[], port = freePort() } = {},
-): Promise<Running> {
-  const isSmall = name.startsWith("task");
-  const program = isSmall ? startSmall(name, port) : spawn(name, ["--port", `${port}`, ...args]);
-  try {
-    assertMatch(await program.nextLine(), new RegExp(`^(listening|ready) on .*\\b${port}$`));
-  } catch (error) {
-    const { stderr } = await program.stop("SIGKILL");
-    throw new Error(`${name}: ${stderr}`, { cause: error });
-  }
-  return { program, port, [Symbol.asyncDispose]: () => program[Symbol.asyncDispose]() };
-}
-
-/** The next sentence that a server prints, small or finished. */
-async function nextReceived({ program }: Running): Promise<string> {
-  while (true) {
-    const line = await program.nextLine();
-    const sentence = /^(?:received: |\[127\.0\.0\.1:\d+\] )(.*?)(?: from \S+ \S+)?$/.exec(line)
-      ?.[1];
-    if (sentence !== undefined) return sentence;
-  }
-}
-
-const FINISHED = ["tcp_server.ts", "tcp_client.ts", "udp_server.ts", "udp_client.ts"];
-const SENTENCE = "Grüß Gott, 你好";
-
-for (const task of TASKS) {
-  const finished = FINISHED.filter((name) => name.startsWith(task === 4 ? "udp" : "tcp"));
-  const servers = [...LANGUAGES.map((kind) => `task${task}_server.${kind}`), finished[0]!];
-  const clients = [...LANGUAGES.map((kind) => `task${task}_client.${kind}`), finished[1]!];
-  for (const server of servers) {
-    for (const client of clients) {
-      if (FINISHED.includes(server) && FINISHED.includes(client)) continue;
-      Deno.test(`docs/lab: ${server} serves ${client}`, LIMIT, async () => {
-        const isSmall = client.startsWith("task");
-        const noEcho = task === 1 ? ["--no-echo"] : [];
-        await using running = await startServer(server, { args: noEcho });
-        const { port } = running;
-        const once = task < 3 ? [SENTENCE] : []; // the server closes after it
-        await using talking = isSmall
-          ? startSmall(client, port)
-          : spawn(client, ["--port", `${port}`, ...noEcho, ...once]);
-        if (isSmall) assertMatch(await talking.nextLine(), /^Type /);
-        for (const sentence of task < 3 ? [SENTENCE] : [SENTENCE, "", "do not stop", "stop"]) {
-          if (isSmall || task > 2) await talking.write(`${sentence}\n`);
-          if (task > 1) {
-            assertEquals(await talking.nextLine(), (isSmall ? "echo: " : "") + sentence);
-          }
-          assertEquals(await nextReceived(running), sentence);
-        }
-        // Its input is still open, if it is not given as an argument.
-        const { code, stdout, stderr } = await talking.finish();
-        assertEquals([code, stdout, stderr], [0, "", ""]);
-        if (FINISHED.includes(server)) assertEquals((await running.program.stop()).code, 0);
-        else if (task < 3) assertEquals((await running.program.finish()).code, 0);
-        else { // it goes on
-          await using again = spawn(finished[1]!, ["--port", `${port}`, "again"]);
-          assertEquals((await again.finish()).stdout, "again\n");
-        }
-      });
-    }
-  }
-}
-
-/** A connection to a port on loopback. */
-function connectTo(port: number): Promise<Deno.TcpConn> {
-  return Deno.connect({ hostname: "127.0.0.1", port });
-}
-
-/** Asserts that a program ended by an error, which it shows. */
-async function assertEndsWith(program: Program, error: RegExp): Promise<void> {
-  const { code, stderr } = await program.finish();
-  assertEquals(code, 1);
-  assertMatch(stderr, error);
-}
-
-for (const kind of LANGUAGES) {
-  const isPython = kind === "py";
-  const breaks = (what: string, fn: () => Promise<void>): void =>
-    Deno.test(`docs/lab, break it, ${kind}: ${what}`, LIMIT, fn);
-
-  breaks("the client first", async () => {
-    await using client = startSmall(`task1_client.${kind}`, freePort());
-    await assertEndsWith(client, /^(ConnectionRefusedError|error: .*ConnectionRefused): /m);
-  });
-
-  breaks("start the server again: only Python's first one cannot", async () => {
-    for (const task of [1, 2]) {
-      const port = freePort();
-      for (const turn of [1, 2]) {
-        if (turn === 2 && task === 1 && isPython) {
-          await using again = startSmall("task1_server.py", port);
-          await assertEndsWith(again, /^OSError: \[Errno \d+\] Address already in use$/m);
-          if (Deno.build.os !== "linux") break;
-          // The old one must have had the option, too.
-          const args = ["--port", `${port}`];
-          const { code, stderr } = await runScript("tcp_server.ts", args);
-          assertEquals(code, 1);
-          assertMatch(stderr, /: address already in use$/m);
-          break;
-        }
-        await using server = await startServer(`task${task}_server.${kind}`, { port });
-        using conn = await connectTo(port);
-        await writeAll(conn, "Hello\n");
-        assertEquals(decode(await readToEnd(conn)), task === 1 ? "" : "Hello\n");
-        conn.close(); // the server was first
-        assertEquals((await server.program.finish()).code, 0);
-      }
-    }
-  });
-
-  breaks("a sentence longer than the buffer", async () => {
-    await using server = await startServer(`task2_server.${kind}`);
-    using conn = await connectTo(server.port);
-    await writeAll(conn, "x".repeat(1100));
-    assertEquals(await readExactly(conn, 1024), encode("x".repeat(1024)));
-    // Deno sends a FIN before the reset.
-    const end = await readToEnd(conn).catch((error) => error);
-    assert(end instanceof Deno.errors.ConnectionReset || !isPython && end.length === 0);
-  });
-
-  breaks("a character in two reads", async () => {
-    await using server = await startServer(`task2_server.${kind}`);
-    using conn = await connectTo(server.port);
-    await writeAll(conn, "x".repeat(1023) + "ü");
-    if (isPython) {
-      await assertEndsWith(server.program, /^UnicodeDecodeError: .* in position 1023: /m);
-    } else assertEquals(await nextReceived(server), "x".repeat(1023) + "\uFFFD");
-  });
-
-  breaks("a sentence in two pieces, two in one piece", async () => {
-    await using server = await startServer(`task3_server.${kind}`);
-    using conn = await connectTo(server.port);
-    for (const piece of ["st", "op\n", "bye\nstop\n"]) {
-      assertEquals(await exchange(conn, piece), piece); // it is open
-      assertEquals(await nextReceived(server), piece.split("\n")[0]);
-    }
-    assertEquals(await exchange(conn, "stop\n"), "stop\n");
-    assertEquals(await conn.read(new Uint8Array(1)), null);
-  });
-
-  breaks("a second client waits", async () => {
-    await using server = await startServer(`task3_server.${kind}`);
-    const first = await connectTo(server.port);
-    await exchange(first, "I was here first\n");
-    using second = await connectTo(server.port);
-    await writeAll(second, "Is anybody there?\n");
-    await exchange(first, "I am still here\n");
-    first.close();
-    assertEquals(decode(await readExactly(second, 18)), "Is anybody there?\n");
-    for (const sentence of ["I was here first", "I am still here", "Is anybody there?"]) {
-      assertEquals(await nextReceived(server), sentence);
-    }
-  });
-
-  breaks("one reset ends the server", async () => {
-    await using server = await startServer(`task3_server.${kind}`);
-    await resetClient(server.port, encode("Hello\n"));
-    await assertEndsWith(server.program, /^(ConnectionResetError|error: .*ConnectionReset): /m);
-  });
-
-  breaks("the server is killed: the client learns it when its user types", async () => {
-    await using server = await startServer(`task3_server.${kind}`);
-    await using client = startSmall(`task3_client.${kind}`, server.port);
-    assertMatch(await client.nextLine(), /^Type /);
-    await client.write("Are you there?\n");
-    assertEquals(await client.nextLine(), "echo: Are you there?");
-    using conn = await connectTo(server.port);
-    await server.program.stop("SIGKILL");
-    await client.write("Hello?\n");
-    const { code, stdout, stderr } = await client.finish();
-    assertEquals([code, stdout, stderr], [0, "", ""]);
-    // This one waited to be accepted, and is reset.
-    await assertRejects(() => readToEnd(conn), Deno.errors.ConnectionReset);
-  });
-
-  breaks("the client first over UDP, a lost echo: it waits for ever", async () => {
-    await using peer = new UdpPeer();
-    await using client = startSmall(`task4_client.${kind}`, peer.addr.port);
-    await client.write("Can you hear me?\n");
-    const { bytes, from } = await peer.next();
-    assertEquals(decode(bytes), "Can you hear me?");
-    await client.write("Hello?\n");
-    await using silent = new UdpPeer();
-    const args = ["--port", `${silent.addr.port}`, "--timeout", "0.05", "Can you hear me?"];
-    assertEquals((await runScript("udp_client.ts", args)).code, 1); // it tried again, and gave up
-    assertEquals(await peer.arrived(), []); // neither the second one nor the first one again
-    await peer.send("Can you hear me?", from);
-    assertEquals(decode((await peer.next()).bytes), "Hello?");
-  });
-
-  breaks("a stranger's reply is believed", async () => {
-    await using peer = new UdpPeer();
-    await using stranger = new UdpPeer();
-    await using client = startSmall(`task4_client.${kind}`, peer.addr.port);
-    assertMatch(await client.nextLine(), /^Type /);
-    await client.write("What is my balance?\n");
-    await stranger.send("You are rich!", (await peer.next()).from);
-    assertEquals(await client.nextLine(), "echo: You are rich!");
-  });
-
-  breaks("a datagram longer than the buffer, one that is no text", async () => {
-    await using server = await startServer(`task4_server.${kind}`);
-    await using peer = new UdpPeer();
-    assertEquals((await peer.ask("x".repeat(1100), server.port)).length, 1024);
-    assertEquals(decode(await peer.ask("Hello", server.port)), "Hello");
-    const noText = new Uint8Array([0xff]);
-    if (isPython) {
-      await peer.send(noText, server.port);
-      await assertEndsWith(server.program, /^UnicodeDecodeError: .* in position 0: /m);
-    } else assertEquals(await peer.ask(noText, server.port), noText);
-  });
-
-  breaks("the server is killed, over UDP: a new one just goes on", async () => {
-    await using server = await startServer(`task4_server.${kind}`);
-    await using peer = new UdpPeer();
-    assertEquals(decode(await peer.ask("one", server.port)), "one");
-    await server.program.stop("SIGKILL");
-    await peer.send("two", server.port);
-    assertEquals(await peer.arrived(), []);
-    await using _again = await startServer(`task4_server.${kind}`, { port: server.port });
-    assertEquals(decode(await peer.ask("three", server.port)), "three");
-  });
-}
-
-Deno.test(
-  "docs/lab: what breaks the small programs does not break the finished ones",
-  LIMIT,
-  async (t) => {
-    await t.step("tcp_server.ts", async () => {
-      await using server = await startServer("tcp_server.ts");
-      await resetClient(server.port, encode("Hello\n"));
-      using silent = await connectTo(server.port);
-      using conn = await connectTo(server.port);
-      const long = "x".repeat(1023) + "ü".repeat(100) + "\n";
-      assertEquals(await exchange(conn, long), long);
-      assertEquals(await exchange(conn, "st"), "st");
-      assertEquals(await exchange(conn, "op\n"), "op\n");
-      assertEquals(await conn.read(new Uint8Array(1)), null);
-      assertEquals(await exchange(silent, "bye\nstop\n"), "bye\nstop\n");
-      assertEquals(await silent.read(new Uint8Array(1)), null);
-      for (const sentence of ["Hello", long.trim(), "stop", "bye", "stop"]) {
-        assertEquals((await nextReceived(server)).slice(0, 900), sentence.slice(0, 900));
-      }
-    });
-
-    await t.step("udp_server.ts", async () => {
-      await using server = await startServer("udp_server.ts");
-      await using peer = new UdpPeer();
-      for (const data of [encode("x".repeat(1100)), new Uint8Array([0xff])]) {
-        assertEquals(await peer.ask(data, server.port), data);
-      }
-    });
-
-    await t.step("udp_client.ts", async () => {
-      await using stranger = new UdpPeer();
-      await using peer = new UdpPeer(async ({ from }, count, self) => {
-        await stranger.send("You are rich!", from);
-        if (count > 1) await self.send("What is my balance?", from); // the first echo is lost
-      });
-      const args = ["--port", `${peer.addr.port}`, "--timeout", "0.05", "What is my balance?"];
-      const { code, stdout } = await runScript("udp_client.ts", args);
-      assertEquals([code, stdout], [0, "What is my balance?\n"]);
-    });
-  },
-);
-
-Deno.test(
-  "docs/lab: a write to a peer that is gone succeeds once, in Deno as in Python",
-  LIMIT,
-  async () => {
-    await using server = await startServer("task3_server.ts");
-    using conn = await connectTo(server.port);
-    await exchange(conn, "Are you there?\n");
-    await server.program.stop("SIGKILL");
-    assertEquals(await conn.write(encode("Hello?\n")), 7);
-    assertEquals(await conn.read(new Uint8Array(10)), null);
-    await assertRejects(() => conn.write(encode("Hello?\n")), Deno.errors.BrokenPipe);
-  },
-);

@@ -192,6 +192,49 @@ test("a path that is down for a while: counted, not given up on", NEEDS.namespac
   assert(summary.echoed > 600, `${summary.echoed} came back`); // more than before it was down
 });
 
+/** Forges `count` datagrams to a port of 10.9.8.2, from hosts of its network that are not there. */
+const FORGE_ABSENT = `
+import socket, struct, sys
+port, count = map(int, sys.argv[1:])
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+udp = struct.pack("!HHHH", 40000, port, 9, 0) + b"x"
+for i in range(count):
+    source = bytes([10, 9, 8, 3 + i % 250])
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 29, 0, 0, 64, 17, 0, source, b"\\x0a\\x09\\x08\\x02")
+    raw.sendto(ip + udp, ("10.9.8.2", 0))
+`;
+
+test(
+  "udp_server.ts ends though its send waits for hosts that are not there",
+  NEEDS.namespace,
+  async (t) => {
+    await Promise.all([[], ["--delay", "1"]].map((args) =>
+      t.step({
+        name: args.join(" ") || "at once",
+        ...ALONE,
+        fn: async () => {
+          using link = makeLink();
+          await using server = spawn(
+            "udp_server.ts",
+            ["-H", "10.9.8.2", "-p", "0", "-q", ...args],
+            {
+              via: link.far.via,
+              allowNet: Array.from({ length: 252 }, (_, i) => `10.9.8.${2 + i}`).join(),
+            },
+          );
+          const port = await server.port();
+          await using forger = python(FORGE_ABSENT, [port, 2_000], { via: link.near.via });
+          assertEquals((await forger.finish()).stderr, "");
+          const { code, stdout, stderr } = await server.stop();
+          assertEquals(code, 0);
+          assertMatch(stderr, /^udp_server: waiting for up to 4\.3 s for replies to be sent$/m);
+          assertMatch(stdout, /^stopped: .* not answered/m);
+        },
+      })
+    ));
+  },
+);
+
 test("addresses of one link: fe80::2%veth0", NEEDS.namespace, async (t) => {
   using link = makeLink();
   const host = "fe80::2%veth0";

@@ -290,7 +290,7 @@ test("stdout never read while 50 clients talk: no echo, no end stalls", "", asyn
       const port = await server.port();
       await (script === "tcp_server.ts" ? talk(port) : talkUdp(port));
       server.kill("SIGTERM");
-      await eventually(`${script} ends`, () => !alive(server.pid), { ms: 4_000 });
+      await eventually(`${script} ends`, () => !alive(server.pid), { ms: 12_000 });
       assertEquals((await server.finish()).code, 0);
     }
     const checks = [check("tcp_server.ts", ""), ...SERVERS.map((script) => check(script, "2>&1"))];

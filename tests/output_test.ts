@@ -142,6 +142,7 @@ Deno.test("the clients --json: only lines of JSON, no character torn", LIMIT, as
       const { code, stdout, stderr } = await runScript(script, args, { stdin });
       assertEquals([code, stderr], [0, ""]);
       const events = parseLines(stdout);
+      assertEquals(events.pop()!.event, "summary");
       assertEquals(events.length, 60);
       for (const [i, { event, bytes, text, more = 0 }] of events.entries()) {
         const sentence = [line, CONTROLS][i % 2]!;

@@ -19,6 +19,7 @@ import * as udp from "../udp_client.ts";
 import { serve } from "../udp_server.ts";
 import { alive, eventually, residentMiB, seconds } from "./_faults.ts";
 import {
+  type Datagram,
   decode,
   fileUrl,
   hasTool,
@@ -29,6 +30,7 @@ import {
   PTY,
   runScript,
   type Script,
+  seededRandom,
   spawn,
   UdpPeer,
   unless,
@@ -219,7 +221,7 @@ Deno.test("loss, repetition, overtaking and corruption are told apart", LIMIT, a
     }, [5, 5, 0, 10, 0, 0]],
     ["the second is overtaken", overtake(2), [5, 5, 0, 0, 1, 0]],
     ["a bit of the second's filling is turned", change(2, 40), [5, 4, 0, 0, 0, 1]],
-    ["a bit of its number, so that it is nobody's", change(2, 7), [5, 4, 1, 0, 0, 1]],
+    ["a bit of its number, so that it is nobody's", change(2, 7), [5, 4, 0, 0, 0, 1]],
     ["a bit of its run: it is another's", change(2, 0), [5, 4, 0, 0, 0, 1]],
     [
       "the second is cut short",
@@ -294,7 +296,139 @@ Deno.test("where nothing comes back: all lost, no figures, exit 1", LIMIT, async
   });
 });
 
+Deno.test("damage of any bit is corrupt, and nothing else", LIMIT, async () => {
+  const damaged = new Set<number>(); // the bits, of the first 16 bytes
+  await using peer = peerWith(({ bytes, from }, count, self) => {
+    if (count % 2 === 0) return self.send(bytes, from);
+    const bit = (count - 1) / 2;
+    damaged.add(bit);
+    bytes[bit >> 3]! ^= 1 << (bit & 7);
+    return self.send(bytes, from);
+  });
+  const book = await probe(peer.addr, { count: 256, timeoutSeconds: 0.1 });
+  assertEquals(damaged.size, 128);
+  assertEquals(Object.values(book.counts()), [256, 128, 0, 0, 0, 128]);
+});
+
+Deno.test(
+  "damage of a fifth, at random: each is corrupt, none is lost or anybody else's",
+  LIMIT,
+  async () => {
+    const random = seededRandom();
+    let damaged = 0;
+    await using peer = peerWith(({ bytes, from }, _, self) => {
+      if (random.int(5) === 0) {
+        damaged++;
+        for (let bits = 1 + random.int(3); bits > 0; bits--) {
+          bytes[random.int(16)]! ^= 1 << random.int(8); // perhaps the same bit twice
+        }
+      }
+      return self.send(bytes, from);
+    });
+    const book = await probe(peer.addr, { count: 500, size: 16, timeoutSeconds: 0.1 });
+    const [sent, echoed, lost, duplicated, reordered, corrupt] = Object.values(book.counts());
+    assertEquals([sent, lost, duplicated, reordered], [500, 0, 0, 0]);
+    assertEquals(echoed! + corrupt!, 500);
+    assert(corrupt! > damaged / 2 && corrupt! <= damaged, `${corrupt} of ${damaged}`);
+  },
+);
+
+Deno.test("a percentage is 0 or 100 only where it is exact", LIMIT, async (t) => {
+  const rows: [number, number, string][] = [ // sent, lost
+    [1, 1, "100"],
+    [10_000, 9_996, "99.96"],
+    [1_000_000, 999_999, "99.9999"],
+    [1_000_000, 1, "0.0001"],
+    [1_000, 995, "99.5"],
+    [3, 1, "33.3"],
+    [5, 0, "0"],
+  ];
+  for (const [sent, lost, percent] of rows) {
+    await t.step(`${lost} of ${sent}`, () => {
+      const extras = { duplicated: 0, reordered: 0, corrupt: 0 };
+      assertEquals(
+        udp.formatCounts({ sent, echoed: sent - lost, lost, ...extras }),
+        `${sent} sent, ${sent - lost} echoed, ${lost} lost (${percent} %)`,
+      );
+    });
+  }
+});
+
 // ---- Times ----
+
+/** A server whose echoes take `ms`; `done` when all are sent. */
+function slowPeer(ms: number): ReturnType<typeof peerWith> & { done: () => Promise<unknown> } {
+  const sent: Promise<void>[] = [];
+  const peer = peerWith(({ bytes, from }, _, self) => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    setTimeout(() => resolve(self.send(bytes, from)), ms);
+    sent.push(promise);
+  });
+  return Object.assign(peer, { done: () => Promise.all(sent) });
+}
+
+Deno.test(
+  "a probe is lost when its time and twice the longest round trip are over",
+  LIMIT,
+  async (t) => {
+    await t.step("the first echo of all is waited for, where no --timeout is given", async () => {
+      await using peer = slowPeer(1_200);
+      const { code, stdout } = await runScript("udp_client.ts", [...peer.to, "-c", "1"]);
+      assertEquals([code, countsOf(stdout)], [0, [1, 1, 0, 0, 0, 0]]);
+      await peer.done();
+    });
+
+    await t.step("but not where one is given", async () => {
+      await using peer = slowPeer(1_200);
+      const args = [...peer.to, "-c", "1", "--timeout", "0.1"];
+      const { code, stdout } = await runScript("udp_client.ts", args);
+      assertEquals([code, countsOf(stdout)], [1, [1, 0, 1, 0, 0, 0]]);
+      await peer.done();
+    });
+
+    await t.step("the last are waited for as long as the others took, and again", async () => {
+      await using peer = slowPeer(300);
+      const options = { count: 20, intervalSeconds: 0.02, timeoutSeconds: 0.01 };
+      const book = await probe(peer.addr, options);
+      assertEquals(Object.values(book.counts()), [20, 20, 0, 0, 0, 0]);
+      await peer.done();
+    });
+  },
+);
+
+Deno.test(
+  "probes go out when they are due: a server that stalls shows in all that wait",
+  LIMIT,
+  async () => {
+    const held: Datagram[] = [];
+    await using peer = peerWith(async (datagram, count, self) => {
+      held.push(datagram);
+      if (count < 10) return; // it stalls
+      for (const { bytes, from } of held.splice(0)) await self.send(bytes, from);
+    });
+    const book = await probe(peer.addr, { count: 10, intervalSeconds: 0.02, timeoutSeconds: 5 });
+    assertEquals(book.times, book.times.toSorted((a, b) => b - a)); // the first waited longest
+    assertGreaterOrEqual(book.times[0]!, 9 * 20 - 10);
+  },
+);
+
+Deno.test("while the lines of echoes wait for room, no probe is sent", LIMIT, async () => {
+  await using peer = peerWith(echo);
+  const room = Promise.withResolvers<void>();
+  const seqs: number[] = [];
+  const book = await probe(peer.addr, {
+    count: 3,
+    onEcho: async ({ seq }) => {
+      seqs.push(seq);
+      if (seq > 1) return;
+      await seconds(0.05); // others would be sent every 10 ms
+      assertEquals(peer.count, 1);
+      room.resolve();
+      await room.promise;
+    },
+  });
+  assertEquals([seqs, book.counts().echoed], [[1, 2, 3], 3]);
+});
 
 Deno.test("-i 0: the next goes out when the one before is back", LIMIT, async (t) => {
   await t.step("and no later", async () => {
@@ -342,6 +476,7 @@ Deno.test(
   async () => {
     // As a macOS would have it: 9,216 bytes at most.
     const code = `
+    Object.defineProperty(Deno, "build", { value: { ...Deno.build, os: "darwin" } });
     const real = Deno.listenDatagram;
     Deno.listenDatagram = (options) => {
       const socket = real(options);

@@ -182,7 +182,7 @@ Deno.test({
         "hello",
       ];
       await using client = spawn("tcp_client.ts", args, { via });
-      await assertWaits(client, /: name not found$/);
+      await assertWaits(client, /: no name server answers$/);
       Deno.writeTextFileSync(`${directory}/hosts`, "127.0.0.1 echo.test\n");
       await assertEchoed(client);
     } finally {
@@ -199,7 +199,7 @@ Deno.test({
     const { via } = network;
     const args = ["--host", "10.77.0.1", "--wait", "20", "hello"];
     await using client = spawn("tcp_client.ts", args, { via });
-    await assertWaits(client, /: network unreachable$/);
+    await assertWaits(client, /: network is unreachable$/);
     network.run("ip addr add 10.77.0.1/24 dev lo");
     await using _server = spawn("tcp_server.ts", ["--host", "10.77.0.1"], { via });
     await assertEchoed(client);
@@ -273,6 +273,13 @@ sys.exit(subprocess.call(sys.argv[1:]))
 
 // ---- What it says where nobody listens ----
 
+/** The strictest shell here: where zsh finds no file for `[::1]` it refuses the whole command. */
+const SHELL = hasTool("zsh", "--version")
+  ? ["zsh"]
+  : hasTool("bash", "--version")
+  ? ["bash", "-O", "failglob"]
+  : ["sh"];
+
 Deno.test({
   ...unless(WINDOWS && "no sh here", "the command that it suggests works as it stands"),
   ...LIMIT,
@@ -304,8 +311,9 @@ Deno.test({
               PATH: `${Deno.execPath().replace(/\/[^/]*$/, "")}:${Deno.env.get("PATH")}`,
             };
             const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
-            const shell = { args: ["-c", `exec ${command}`], cwd, env, ...piped };
-            await using server = new Program(command, new Deno.Command("sh", shell).spawn());
+            const [sh, ...flags] = SHELL;
+            const shell = { args: [...flags, "-c", `exec ${command}`], cwd, env, ...piped };
+            await using server = new Program(command, new Deno.Command(sh!, shell).spawn());
             await server.nextLine();
             const client = await runScript("tcp_client.ts", args, options);
             assertEquals([client.code, client.stdout, client.stderr], [0, "hello\n", ""]);
@@ -333,19 +341,19 @@ Deno.test("an executable suggests the other executable", LIMIT, async () => {
   assertEquals(stdout, `tcp_server --port ${port}\ntcp_server --host localhost --port ${port}\n`);
 });
 
-Deno.test("errors of other systems, in our own words", LIMIT, async (t) => {
+Deno.test("errors of other systems, in their words, without a number", LIMIT, async (t) => {
   const refused = "Es konnte keine Verbindung hergestellt werden, da der Zielcomputer die " +
     "Verbindung verweigerte. (os error 10061)";
   const rows: [string, Error, RegExp][] = [
     [
       "a common one",
       Object.assign(new Deno.errors.ConnectionRefused(refused), { code: "ECONNREFUSED" }),
-      /^cannot connect to 127\.0\.0\.1:\d+: connection refused\. Start the server first: [^.]/,
+      /^cannot connect to \S+: es konnte keine .* verweigerte\. Start the server first: [^.]/,
     ],
     [
       "one that Deno's table does not have",
       new Error("Ein Socketvorgang ist fehlgeschlagen. (os error 10099)"),
-      /: system error 10099 \(Ein Socketvorgang ist fehlgeschlagen\)$/,
+      /^cannot connect to 127\.0\.0\.1:\d+: ein Socketvorgang ist fehlgeschlagen$/,
     ],
   ];
   for (const [name, cause, says] of rows) {
@@ -385,7 +393,7 @@ Deno.test({
         assertEquals([code, stdout, stderr], [0, "hello\n", ""]);
         await server.stop();
         const refused = await runScript("tcp_client.ts", args, options);
-        assertMatch(refused.stderr, / --allow-net=\[fe80::1\]:\d+ \S+ --host fe80::1%here\n$/);
+        assertMatch(refused.stderr, / '--allow-net=\[fe80::1\]:\d+' \S+ --host fe80::1%here\n$/);
       });
     }
   },

@@ -573,9 +573,16 @@ Deno.test("--json prints one object a line, safe to see", LIMIT, async () => {
   await using server = start();
   const { code, stdout } = await runScript("tcp_client.ts", [...server.to, "--json", "\x1b[31m"]);
   assertEquals(code, 0);
-  const { time, ...event } = JSON.parse(stdout);
+  const [echo, summary, end] = stdout.split("\n");
+  const { time, ...event } = JSON.parse(echo!);
   assertEquals(event, { event: "echo", bytes: 5, text: "\x1b[31m" });
-  assertEquals(stdout, `{"time":"${time}","event":"echo","bytes":5,"text":"\\u001b[31m"}\n`);
+  assertEquals(echo, `{"time":"${time}","event":"echo","bytes":5,"text":"\\u001b[31m"}`);
+  const { time: later } = JSON.parse(summary!);
+  assertEquals(
+    summary,
+    `{"time":"${later}","event":"summary","sent_bytes":6,"echoed_bytes":6}`,
+  );
+  assertEquals(end, "");
 });
 
 Deno.test(
@@ -612,6 +619,7 @@ Deno.test(
         );
         assertEquals([code, stderr], [0, ""]);
         const events = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+        assertEquals(events.pop().event, "summary");
         const wanted = expected.map((echo, i) => ({
           time: events[i]?.time,
           event: "echo",
@@ -630,7 +638,7 @@ Deno.test(
       const { stdout } = await runScript("tcp_client.ts", args, { stdin: "Hello\r\nworld\r\n" });
       assertEquals(
         stdout.trimEnd().split("\n").map((line) => JSON.parse(line).text),
-        ["Hello", "world"],
+        ["Hello", "world", undefined], // the last is the summary
       );
     });
   },

@@ -28,6 +28,7 @@ import {
   NO_SIGNALS,
   PTY,
   runScript,
+  type Script,
   seededRandom,
   spawn,
   UdpPeer,
@@ -139,10 +140,11 @@ Deno.test("without a server: no answer, how many tries, how long, exit 1", LIMIT
       const all = ["--port", `${port}`, "--timeout", "0.01", ...args, "hello", "more"];
       const { code, stdout, stderr } = await runScript("udp_client.ts", all);
       assertEquals([code, stdout], [1, ""]);
-      const [line, said] =
-        /^udp_client: no answer from 127\.0\.0\.1:\d+ after \w+ \w+ in ([\d.]+) s; is udp_server\.ts running there\?\n$/
+      const [line, again, said] =
+        /^(udp_client: no answer from \S+ yet; trying again\n)?udp_client: no answer from 127\.0\.0\.1:\d+ after \w+ \w+ in ([\d.]+) s; is udp_server\.ts running there\?\n$/
           .exec(stderr) ?? [];
       assert(line !== undefined, stderr);
+      assertEquals(again === undefined, tries === "1 try");
       assertStringIncludes(line, `127.0.0.1:${port} after ${tries} in`);
       assertGreaterOrEqual(Number(said), seconds * 0.9);
       assertGreater(seconds + 2, Number(said));
@@ -172,7 +174,10 @@ Deno.test(
     const args = [...to(server), "--timeout", "0.01", "--retries", "9"];
     const { code, stdout, stderr } = await runScript("udp_client.ts", args, { stdin });
     assertEquals([code, stdout], [0, stdin]);
-    assertMatch(stderr, /^udp_client: \d+ datagrams? of the server ignored: [^\n]+\n$/);
+    assertMatch(
+      stderr,
+      /^udp_client: no answer from \S+ yet; trying again\nudp_client: \d+ datagrams? of the server ignored: [^\n]+\n$/,
+    );
     assertGreaterOrEqual(server.count, 80);
   },
 );
@@ -453,28 +458,106 @@ Deno.test("--json prints one object a sentence", LIMIT, async () => {
     '{"time":"","event":"echo","bytes":1,"text":"\ufffd"}',
     '{"time":"","event":"echo","bytes":5,"text":"Hello"}',
     '{"time":"","event":"echo","bytes":3,"text":"a\ufffd"}',
+    '{"time":"","event":"summary","sent":6,"echoed":6,"lost":0}',
   ]);
 });
 
-Deno.test({
-  ...unless(NO_PTY, "at a terminal, one word of a server that does not answer yet"),
-  ...LIMIT,
-  fn: async (t) => {
-    const port = freePort();
-    const args = ["--port", `${port}`, "--timeout", "0.05", "--retries", "4"];
-    for (const typed of [true, false]) {
-      await t.step(typed ? "typed" : "of an argument", async () => {
+Deno.test("a first try that is not answered is reported once", LIMIT, async (t) => {
+  const port = freePort();
+  const args = ["--port", `${port}`, "--timeout", "0.05", "--retries", "4"];
+  const report = /udp_client: no answer from \S+ yet; trying again\r?\n/g;
+
+  await t.step("through a pipe, of the first of two sentences", async () => {
+    const { code, stderr } = await runScript("udp_client.ts", args, { stdin: "one\ntwo\n" });
+    assertEquals([code, stderr.match(report)?.length], [1, 1], stderr);
+    assertMatch(stderr, /^udp_client: no answer from \S+ yet/);
+  });
+
+  for (const typed of [true, false]) {
+    await t.step({
+      ...unless(NO_PTY, typed ? "typed" : "at a terminal, of an argument"),
+      fn: async () => {
         const words = typed ? [] : ["hello"];
         await using client = spawn("udp_client.ts", [...args, ...words], { via: PTY });
         if (typed) {
           await client.stdout.until("> ");
           await client.write("hello\n");
+          await client.stdout.until("running there?");
+          await client.stdout.until("> "); // the conversation goes on
+          await client.write("again\n\x04");
         }
         const { code, stdout } = await client.finish();
         assertEquals(code, 1);
-        const said = stdout.match(/udp_client: no answer from \S+ yet; trying again\r\n/g);
-        assertEquals(said?.length, 1, stdout);
-      });
-    }
-  },
+        if (!typed) assertEquals(stdout.match(report)?.length, 1, stdout);
+      },
+    });
+  }
+});
+
+/** The events that a run printed, without their times. */
+function eventsOf(stdout: string): Record<string, unknown>[] {
+  return stdout.trimEnd().split("\n").map((line) => {
+    const { time: _, ...event } = JSON.parse(line);
+    return event;
+  });
+}
+
+Deno.test("--json ends with a summary, whatever happened", LIMIT, async (t) => {
+  const script: Script = ({ bytes, from }, _, self) => {
+    if (decode(bytes) === "lost") return;
+    return self.send(decode(bytes) === "wrong" ? "other" : bytes, from);
+  };
+  const long = "x".repeat(65_508);
+  const rows: [string, string[], string[], object][] = [ // what else is printed, then the summary
+    ["echoed", ["a", "b"], ["echo", "echo"], { sent: 2, echoed: 2, lost: 0 }],
+    ["no sentence", [], [], { sent: 0, echoed: 0, lost: 0 }],
+    ["--quiet", ["--quiet", "a"], [], { sent: 1, echoed: 1, lost: 0 }],
+    ["a loss", ["a", "lost", "b"], ["echo", "lost", "echo"], { sent: 3, echoed: 2, lost: 1 }],
+    ["nobody there", ["lost"], ["lost"], { sent: 1, echoed: 0, lost: 1 }],
+    ["a wrong answer", ["a", "wrong"], ["echo", "lost", "warning"], {
+      sent: 2,
+      echoed: 1,
+      lost: 1,
+    }],
+    ["too long a sentence", ["a", long], ["echo", "error"], { sent: 1, echoed: 1, lost: 0 }],
+    ["behind a stop word", ["stop", "a"], ["echo", "error"], { sent: 1, echoed: 1, lost: 0 }],
+    ["--no-echo", ["--no-echo", "lost"], [], { sent: 1, echoed: 0, lost: 0 }],
+  ];
+  for (const [name, words, kinds, summary] of rows) {
+    await t.step(name, async () => {
+      await using server = new UdpPeer(script);
+      const args = [...to(server), "--json", "--retries", "0", "--timeout", "0.2", ...words];
+      const { stdout } = await runScript("udp_client.ts", args);
+      const events = eventsOf(stdout);
+      assertEquals(events.pop(), { event: "summary", ...summary });
+      assertEquals(events.map(({ event }) => event), kinds);
+    });
+  }
+
+  await t.step("a name that is not found, of a probe", async () => {
+    const args = ["--host", "no.such.host.invalid", "--json", "--count", "3"];
+    const { code, stdout } = await runScript("udp_client.ts", args, {
+      allowNet: "no.such.host.invalid",
+    });
+    const [error, summary] = eventsOf(stdout);
+    assertEquals([code, error!.event], [1, "error"]);
+    const counts = { sent: 0, echoed: 0, lost: 0, duplicated: 0, reordered: 0, corrupt: 0 };
+    assertEquals(summary, { event: "summary", ...counts });
+  });
+});
+
+Deno.test("two messages that look like an address are sent, with a warning", LIMIT, async () => {
+  await using server = new UdpPeer(echo);
+  const args = [...to(server), "127.0.0.1", "12001"];
+  const { code, stdout, stderr } = await runScript("udp_client.ts", args);
+  assertEquals([code, stdout], [0, "127.0.0.1\n12001\n"]);
+  assertMatch(stderr, /^udp_client: [^\n]*two messages[^\n]*--host 127\.0\.0\.1 --port 12001\n$/);
+});
+
+Deno.test("20,000 lines through a pipe come back in order", LIMIT, async () => {
+  await using server = new UdpPeer(echo);
+  const stdin = Array.from({ length: 20_000 }, (_, i) => `line ${i}\n`).join("");
+  const { code, bytes, stderr } = await runScript("udp_client.ts", to(server), { stdin });
+  assertEquals([code, stderr], [0, ""]);
+  assertSameBytes(bytes, encode(stdin));
 });

@@ -1,5 +1,6 @@
 /**
- * `udp_server.ts` as the lossy network of a pinger lab: `--drop`, `--duplicate`, `--delay`, `--seed`.
+ * `udp_server.ts` as the lossy network of a pinger lab: `--drop`, `--drop-request`, `--duplicate`,
+ * `--corrupt`, `--delay`, `--seed`.
  *
  * @module
  */
@@ -14,10 +15,17 @@ import {
   assertNotEquals,
 } from "@std/assert";
 import type { ServeOptions } from "../udp_server.ts";
-import { decode, LIMIT, nextSentence, spawn, UdpPeer, unless, WINDOWS } from "./_helpers.ts";
-import { address, start, startFake } from "./_udp.ts";
-
-const ROUNDS = 65_536; // after which a loop has died
+import {
+  decode,
+  encode,
+  LIMIT,
+  nextSentence,
+  spawn,
+  UdpPeer,
+  unless,
+  WINDOWS,
+} from "./_helpers.ts";
+import { address, start, startFake, withClock } from "./_udp.ts";
 
 /** Sends `count` numbered datagrams, each once the one before is dealt with; the replies. */
 async function repliesOf(options: ServeOptions, count: number): Promise<number[]> {
@@ -29,6 +37,18 @@ async function repliesOf(options: ServeOptions, count: number): Promise<number[]
   }
   await server.shutdown();
   return (await peer.arrived()).map(({ bytes }) => Number(decode(bytes)));
+}
+
+const SEED_4 = [1, 3, 4, 5, 6, 8, 8, 9, 9, 10, 12, 13, 14, 14]; // replies to 1 to 14, see below
+
+/** The replies to `count` numbered datagrams, over a socket without a network. */
+async function echoesOf(options: ServeOptions, count: number): Promise<string[]> {
+  await using server = startFake({ quiet: true, ...options });
+  const replies: string[] = [];
+  server.socket.onSend = (bytes) => void replies.push(decode(bytes));
+  for (let i = 1; i <= count; i++) server.socket.deliver(`${i}`, address("127.0.0.1", 40_000));
+  await server.socket.idle();
+  return replies;
 }
 
 Deno.test("--seed decides the faults", LIMIT, async (t) => {
@@ -69,6 +89,21 @@ Deno.test("--seed decides the faults", LIMIT, async (t) => {
     const alone = await repliesOf({ drop: 0.3, seed: 7 }, 100);
     assertEquals(alone, [...new Set(first)]);
   });
+
+  await t.step("nor on what is damaged or lost before, or on who is not answered", async () => {
+    const of = (options: ServeOptions): Promise<string[]> => echoesOf({ ...options, seed: 7 }, 100);
+    const alone = (await of({ drop: 0.3 })).map(Number);
+    const damaged = await of({ drop: 0.3, corrupt: 1 });
+    assertEquals(damaged.length, alone.length);
+    const requests = (await of({ dropRequest: 0.5 })).map(Number);
+    const both = (await of({ drop: 0.3, dropRequest: 0.5 })).map(Number);
+    assertEquals(both, requests.filter((number) => alone.includes(number)));
+  });
+
+  await t.step("as they were in the edition before", async () => {
+    const replies = await repliesOf({ drop: 0.3, duplicate: 0.2, seed: 4 }, 14);
+    assertEquals(replies, SEED_4);
+  });
 });
 
 Deno.test("--drop and --duplicate at their limits", LIMIT, async (t) => {
@@ -83,6 +118,94 @@ Deno.test("--drop and --duplicate at their limits", LIMIT, async (t) => {
       assertEquals(await repliesOf(options, 3), expected);
     });
   }
+});
+
+Deno.test("--drop-request: a datagram is lost before it is seen, and counted", LIMIT, async (t) => {
+  await t.step("all of them: nothing but a count", async () => {
+    await using server = startFake({ dropRequest: 1, once: true });
+    let replies = 0;
+    server.socket.onSend = () => void replies++;
+    for (const text of ["one", "stop"]) server.socket.deliver(text, address("127.0.0.1", 40_000));
+    await server.socket.idle();
+    await server.shutdown();
+    assertEquals(replies, 0);
+    assertEquals(server.log.events.map(({ event }) => event), ["listening", "shutdown"]);
+    const { messages, bytes, unanswered, dropped } = server.log.of("shutdown")[0]!;
+    assertEquals([messages, bytes, unanswered, dropped], [0, 0, 0, 2]);
+  });
+
+  await t.step("some of them: what is printed is answered", async () => {
+    await using server = startFake({ dropRequest: 0.4, seed: 3 });
+    const replies: string[] = [];
+    server.socket.onSend = (bytes) => void replies.push(decode(bytes));
+    for (let i = 0; i < 200; i++) server.socket.deliver(`${i}`, address("127.0.0.1", 40_000));
+    await server.socket.idle();
+    await server.shutdown();
+    assertEquals(server.log.of("message").map(({ text }) => text), replies);
+    assert(replies.length > 90 && replies.length < 150, `${replies.length} of 200`);
+    assertEquals(server.log.of("shutdown")[0]!.dropped, 200 - replies.length);
+  });
+
+  await t.step("with --no-echo, too", async () => {
+    await using server = startFake({ dropRequest: 1, echo: false });
+    server.socket.deliver("one", address("127.0.0.1", 40_000));
+    await server.socket.idle();
+    await server.shutdown();
+    const { messages, dropped } = server.log.of("shutdown")[0]!;
+    assertEquals([messages, dropped], [0, 1]);
+  });
+});
+
+/** How many bits differ. */
+function flippedBits(a: Uint8Array, b: Uint8Array): number {
+  return a.reduce((sum, byte, i) => sum + (byte ^ b[i]!).toString(2).replaceAll("0", "").length, 0);
+}
+
+Deno.test("--corrupt: one random bit of the reply is flipped", LIMIT, async (t) => {
+  const sentence = encode("Can you hear me?");
+
+  await t.step("of each, and of each other ones", async () => {
+    await using server = startFake({ corrupt: 1, seed: 1 });
+    const replies = new Set<string>();
+    server.socket.onSend = (bytes) => {
+      assertEquals(bytes.length, sentence.length);
+      assertEquals(flippedBits(bytes, sentence), 1);
+      replies.add(bytes.join());
+    };
+    for (let i = 0; i < 1_000; i++) server.socket.deliver(sentence, address("127.0.0.1", 40_000));
+    await server.socket.idle();
+    assertEquals(replies.size, 8 * sentence.length); // every bit had its turn
+    assert(server.log.of("message").every(({ text }) => text === decode(sentence)));
+  });
+
+  await t.step("of some, as often as asked for", async () => {
+    await using server = startFake({ corrupt: 0.25, seed: 1 });
+    let [damaged, whole] = [0, 0];
+    server.socket.onSend = (bytes) => void (flippedBits(bytes, sentence) ? damaged++ : whole++);
+    for (let i = 0; i < 1_000; i++) server.socket.deliver(sentence, address("127.0.0.1", 40_000));
+    await server.socket.idle();
+    assertEquals(damaged + whole, 1_000);
+    assert(damaged > 180 && damaged < 320, `${damaged} of 1,000`);
+  });
+
+  await t.step("both copies alike", async () => {
+    await using server = startFake({ corrupt: 1, duplicate: 1 });
+    const replies: string[] = [];
+    server.socket.onSend = (bytes) => void replies.push(bytes.join());
+    server.socket.deliver(sentence, address("127.0.0.1", 40_000));
+    await server.socket.idle();
+    assertEquals(replies, [replies[0], replies[0]]);
+  });
+
+  await t.step("nothing has no bit", async () => {
+    assertEquals(await echoesOf({ corrupt: 1 }, 0), []);
+    await using server = startFake({ corrupt: 1 });
+    let replies = 0;
+    server.socket.onSend = ({ length }) => void (replies += Number(length === 0));
+    server.socket.deliver("", address("127.0.0.1", 40_000));
+    await server.socket.idle();
+    assertEquals(replies, 1);
+  });
 });
 
 Deno.test("replies that --drop lost are told in the totals", LIMIT, async (t) => {
@@ -136,51 +259,95 @@ Deno.test("--delay: replies overtake each other, and none is lost", LIMIT, async
     assertEquals(replies.toSorted((a, b) => a - b), sent);
   });
 
-  await t.step("those that are held at the end are sent", async () => {
-    assertEquals(await repliesOf({ delayMs: 60_000 }, 20), sent);
-  });
-
-  await t.step("what is held is bounded", async () => {
-    await using server = startFake({ delayMs: 60_000, quiet: true });
-    const { socket, log } = server;
-    let bytes = 0;
-    socket.onSend = (datagram) => void (bytes += datagram.length);
-    const large = new Uint8Array(65_507);
-    for (let i = 0; i < 1_000; i++) socket.deliver(large, address("127.0.0.1", 40_000));
-    await log.wait("warning");
-    await socket.idle();
-    await server.shutdown();
-    assertGreater(bytes, 8 * 1_048_576);
-    assertLessOrEqual(bytes, 32 * 1_048_576);
-    assertEquals(log.of("warning").length, 1);
-    assertEquals(log.of("shutdown")[0]!.unanswered, 1_000 - bytes / large.length);
-  });
-
-  await t.step("so it is where they are short: each takes memory of its own", async () => {
-    await using server = startFake({ delayMs: 60_000, quiet: true });
-    let sent = 0;
-    server.socket.onSend = () => void sent++;
-    for (let i = 0; i < 20_000; i++) server.socket.deliver("", address("127.0.0.1", 40_000));
+  await t.step("those that are held at the end are dropped, and counted", async () => {
+    await using server = startFake({ delayMs: 60_000, duplicate: 0.5, seed: 1 });
+    let replies = 0;
+    server.socket.onSend = () => void replies++;
+    for (const number of sent) server.socket.deliver(`${number}`, address("127.0.0.1", 40_000));
     await server.socket.idle();
     await server.shutdown();
-    assertGreater(sent, 10_000);
-    assertLess(sent, 20_000);
-    assertEquals(server.log.of("shutdown")[0]!.unanswered, 20_000 - sent);
+    assertEquals(replies, 0);
+    const { unanswered, dropped } = server.log.of("shutdown")[0]!;
+    assertEquals([unanswered, dropped], [0, 20]); // datagrams, not their copies
   });
 
-  await t.step("it ends only when they are sent, even if a datagram comes meanwhile", async () => {
-    await using server = startFake({ delayMs: 60_000, quiet: true });
+  for (const size of [65_507, 0]) {
+    await t.step(`what is held is bounded: replies of ${size} bytes`, async () => {
+      await using server = startFake({ delayMs: 60_000, quiet: true });
+      const { socket, log } = server;
+      const datagram = new Uint8Array(size);
+      for (let i = 0; i < 20_000; i++) socket.deliver(datagram, address("127.0.0.1", 40_000 + i));
+      await log.wait("warning");
+      await socket.idle();
+      await server.shutdown();
+      const { unanswered, dropped } = log.of("shutdown")[0]!;
+      assertEquals(unanswered + dropped!, 20_000);
+      assertGreater(dropped! * (size + 1_200), 15 * 1_048_576);
+      assertLessOrEqual(dropped! * (size + 1_200), 16 * 1_048_576);
+      assertEquals(log.of("warning").length, 1);
+    });
+  }
+
+  await t.step("until it is sent, not until its time comes", async () => {
+    await using server = startFake({ delayMs: 0.001, quiet: true });
+    const { socket, log } = server;
+    const gate = Promise.withResolvers<void>();
+    let sent = 0;
+    socket.onSend = async () => {
+      await gate.promise;
+      sent++;
+    };
+    const datagram = new Uint8Array(65_507);
+    for (let i = 0; i < 1_000; i++) {
+      socket.deliver(datagram, address("127.0.0.1", 40_000 + i));
+      if (i % 100 === 99) await new Promise((resolve) => setTimeout(resolve, 2)); // theirs has come
+    }
+    await socket.idle();
+    await log.wait("warning");
+    gate.resolve();
+    await server.shutdown();
+    const { unanswered, dropped = 0 } = log.of("shutdown")[0]!;
+    assertEquals(sent + dropped + unanswered, 1_000);
+    assertLess((sent + dropped) * datagram.length, 16 * 1_048_576);
+    assertGreater(sent, 0);
+  });
+
+  await t.step("what is given back is there for others", async () => {
+    await using server = startFake({ delayMs: 0.001, quiet: true, duplicate: 0.5 });
+    const { socket, log } = server;
+    const sends: Promise<void>[] = [];
+    let fails = false;
+    socket.onSend = () => {
+      fails = !fails;
+      const sent = fails ? Promise.reject(new Error("Network is unreachable")) : Promise.resolve();
+      sends.push(sent.catch(() => {}));
+      return sent;
+    };
+    const datagram = new Uint8Array(65_507);
+    for (let i = 0; i < 1_000; i++) {
+      socket.deliver(datagram, address("127.0.0.1", 40_000 + i));
+      await socket.idle();
+      if (i % 100 === 99) await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    assert(!log.of("warning").some(({ text }) => text.includes("too many")));
+  });
+
+  await t.step("it ends only when what is being sent is out, and takes no more", async () => {
+    await using server = startFake({ delayMs: 0.001, quiet: true });
     const { socket } = server;
     const gate = Promise.withResolvers<void>();
+    const sending = Promise.withResolvers<void>();
     const sent: string[] = [];
     socket.onSend = async (bytes) => {
+      sending.resolve();
       await gate.promise;
       assert(!socket.closed);
       sent.push(decode(bytes));
     };
     socket.deliver("one", address("127.0.0.1", 40_000));
     socket.deliver("two", address("127.0.0.1", 40_000));
-    await socket.idle();
+    await sending.promise;
+    for (let i = 0; i < 10; i++) await new Promise((resolve) => setTimeout(resolve, 1)); // due, both
     const ended = server.shutdown().then(() => [socket.closed, sent.toSorted()]);
     socket.deliver("late", address("127.0.0.1", 40_000));
     await new Promise((resolve) => setTimeout(resolve)); // a turn for all that can go on
@@ -190,7 +357,7 @@ Deno.test("--delay: replies overtake each other, and none is lost", LIMIT, async
   });
 });
 
-Deno.test("--duplicate 1 doubles every reply, however many there are", LIMIT, async (t) => {
+Deno.test("--duplicate 1 doubles every reply, up to its limit", LIMIT, async (t) => {
   const rows: [string, number, (i: number) => string][] = [
     ["of different sentences", 10_022, (i) => `sentence ${i}`],
     ["of the same", 1_000, () => "hello"],
@@ -208,19 +375,34 @@ Deno.test("--duplicate 1 doubles every reply, however many there are", LIMIT, as
     });
   }
 
-  await t.step("but no loop swells", async () => {
+  await t.step("the same only 1,000 times, and a warning says so, once", async () => {
     await using server = startFake({ duplicate: 1, quiet: true });
-    let [replies, queued, most] = [0, 1, 1];
-    server.socket.onReceive = () => void queued--;
-    server.socket.onSend = (bytes, to) => {
-      if (++replies === 4 * ROUNDS) return;
-      most = Math.max(most, ++queued);
-      server.socket.deliver(bytes, to);
-    };
-    server.socket.deliver("forged", address("127.0.0.1", 40_000));
+    let replies = 0;
+    server.socket.onSend = () => void replies++;
+    for (let i = 0; i < 2_000; i++) {
+      for (const port of [40_000, 40_001]) {
+        server.socket.deliver("hello", address("127.0.0.1", port));
+      }
+    }
     await server.socket.idle();
-    assertLess(replies, 4 * ROUNDS);
-    assertLess(most, 5_000);
+    assertEquals(replies, 2 * 3_000);
+    const warnings = server.log.of("warning").map(({ text }) => text);
+    assertEquals(warnings.length, 1);
+    assertMatch(warnings[0]!, /^the same datagram of 127\.0\.0\.1:4000\d was doubled 1000 times /);
+  });
+
+  await t.step("the longest unseen of 4,096 is forgotten", async () => {
+    await using server = startFake({ duplicate: 1, quiet: true });
+    let replies = 0;
+    server.socket.onSend = () => void replies++;
+    const say = (text: string): void => server.socket.deliver(text, address("127.0.0.1", 40_000));
+    for (let i = 0; i < 1_000; i++) say("hello");
+    for (let i = 0; i < 4_095; i++) say(`${i}`); // it is the longest unseen, and still known
+    say("hello");
+    for (let i = 0; i < 4_096; i++) say(`${i}`);
+    say("hello");
+    await server.socket.idle();
+    assertEquals(replies, 2 * (1_000 + 4_095 + 4_096) + 1 + 2);
   });
 });
 
@@ -237,8 +419,12 @@ Deno.test("datagrams are counted, not the copies of their replies", LIMIT, async
         server.socket.deliver(`${i}`, address("127.0.0.1", 40_000));
       }
       await server.socket.idle();
+      await server.log.wait("warning");
+      for (let i = 0; i < 10; i++) await new Promise((resolve) => setTimeout(resolve, 1));
       await server.shutdown();
-      assertEquals(server.log.of("shutdown")[0]!.unanswered, 10);
+      const { unanswered, dropped } = server.log.of("shutdown")[0]!;
+      assertEquals([unanswered, dropped], [10, undefined]);
+      assertEquals(server.log.of("warning").length, 1);
     });
   }
 
@@ -265,16 +451,39 @@ Deno.test("datagrams are counted, not the copies of their replies", LIMIT, async
   });
 });
 
-Deno.test("a shutdown that takes longer says what it waits for, once", LIMIT, async () => {
-  await using server = startFake({ delayMs: 60_000 });
-  const gate = Promise.withResolvers<void>();
-  server.socket.onSend = () => gate.promise;
-  for (const text of ["one", "two"]) server.socket.deliver(text, address("127.0.0.1", 40_000));
-  await server.socket.idle();
-  const ended = server.shutdown();
-  const { text } = await server.log.wait("warning");
-  gate.resolve();
-  assertMatch(text, /^waiting for .*replies to be sent$/);
-  await ended;
-  assertEquals(server.log.of("warning").length, 1);
+Deno.test("an end that takes longer says what it waits for, once, and comes", LIMIT, async (t) => {
+  const rows: [string, ServeOptions, [number, number | undefined]][] = [
+    ["a reply", {}, [1, undefined]],
+    ["copies of the lossy network", { duplicate: 1 }, [1, undefined]],
+    ["what was delayed", { delayMs: 0.001 }, [0, 1]],
+  ];
+  for (const [name, options, expected] of rows) {
+    await t.step(name, () =>
+      withClock(async ({ set, tick }) => {
+        await using server = startFake(options);
+        const { socket, log } = server;
+        const sending = Promise.withResolvers<void>();
+        socket.onSend = () => {
+          sending.resolve();
+          return new Promise(() => {}); // as to a host that is not there
+        };
+        socket.deliver("hello", address("127.0.0.1", 40_000));
+        await sending.promise;
+        const ended = server.shutdown();
+        const told = [400, 600, 4_700].map((ms) => {
+          set(ms);
+          tick();
+          return log.of("warning").map(({ text }) => text);
+        });
+        const text = "waiting for up to 4.3 s for replies to be sent";
+        assertEquals([told, socket.closed], [[[], [text], [text]], false]);
+        set(4_800); // and the next look is within 5 s
+        tick();
+        assert(socket.closed);
+        await ended;
+        const { unanswered, dropped } = log.of("shutdown")[0]!;
+        assertEquals<unknown>([unanswered, dropped], expected);
+        assertEquals(log.of("warning").length, 1);
+      }));
+  }
 });

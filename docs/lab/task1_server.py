@@ -17,7 +17,8 @@ conn, address = listener.accept()
 print("connection from", address)
 
 # Step 5: receive data from the client.
-sentence = conn.recv(1024).decode().strip()
+data = conn.recv(1024)
+sentence = data.decode().strip()
 print("received:", sentence)
 
 # Step 6: close all the sockets.

@@ -15,9 +15,10 @@ console.log("connection from", client.hostname, client.port);
 // Step 5: receive data from the client, and send it back.
 const buffer = new Uint8Array(1024);
 const size = await conn.read(buffer) ?? 0;
-const sentence = new TextDecoder().decode(buffer.subarray(0, size)).trim();
+const data = buffer.subarray(0, size);
+const sentence = new TextDecoder().decode(data).trim();
 console.log("received:", sentence);
-await conn.write(buffer.subarray(0, size));
+await conn.write(data);
 
 // Step 6: close all the sockets.
 conn.close();

@@ -18,9 +18,10 @@ while (true) {
   while (true) {
     const size = await conn.read(buffer);
     if (size === null) break; // the client sends no more
-    const sentence = new TextDecoder().decode(buffer.subarray(0, size)).trim();
+    const data = buffer.subarray(0, size);
+    const sentence = new TextDecoder().decode(data).trim();
     console.log("received:", sentence);
-    await conn.write(buffer.subarray(0, size));
+    await conn.write(data);
     if (sentence === "stop") break;
   }
 
