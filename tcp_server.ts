@@ -51,7 +51,10 @@ export function serve(options: ServeOptions = {}): EchoServer {
     // Step 1: create a TCP socket. Step 2: attach it to an address and a port. Step 3: listen for
     // connection requests. In Deno these three are one call.
     listener = Deno.listen({ transport: "tcp", hostname, port, reusePort });
-  } catch (cause) {
+  } catch (error) {
+    // The system says "address already in use", where it was to find one that is not.
+    const isFull = port === 0 && error instanceof Deno.errors.AddrInUse;
+    const cause = isFull ? new Deno.errors.AddrInUse("no local port is free") : error;
     throw cannot(`listen on ${formatAddress({ hostname, port })}`, cause);
   }
   try {
