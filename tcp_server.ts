@@ -204,7 +204,8 @@ class Server {
     const { addr } = this.#listener;
     const { hostname, port } = addr;
     const { signal, onEvent } = this.#options;
-    onEvent?.({ event: "listening", transport: "tcp", hostname, port });
+    const listening = onEvent?.({ event: "listening", transport: "tcp", hostname, port });
+    if (listening instanceof Promise) listening.catch((error) => this.#abort(error));
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -250,7 +251,8 @@ class Server {
     if (!this.#options.quiet) {
       const { peer } = connection;
       const event = { event: "message", peer, bytes, ...preview(start, bytes) } as const;
-      connection.printing = this.#report(event);
+      const printing = this.#report(event);
+      if (!this.#isEnding) connection.printing = printing; // at the end nobody waits for it
     }
     return isStopWord(start, this.#stopWords);
   }
@@ -331,7 +333,10 @@ class Server {
   #abort(error: unknown): void {
     this.#failure ??= { error };
     this.#stopAccepting();
-    for (const connection of this.#connections.keys()) this.#close(connection);
+    for (const connection of this.#connections.keys()) {
+      this.#close(connection);
+      connection.resume();
+    }
   }
 
   // ---- Deadlines ----
@@ -346,6 +351,7 @@ class Server {
     if (this.#isEnding) return;
     this.#endsAt = performance.now() + GRACE_MS;
     this.#silentSweeps = 0; // what was sent before is still on its way
+    for (const connection of this.#connections.keys()) connection.resume();
   }
 
   /**
@@ -406,6 +412,7 @@ class Connection {
   isClosed = false;
   silentSweeps = 0; // in which it was waited for and no byte moved
   printing: Promise<unknown> | undefined; // while its lines wait for room in the output
+  resume = (): void => {}; // ends the wait for that
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
   overdueSweeps = 0; // since then
@@ -416,9 +423,12 @@ class Connection {
     this.peer = formatAddress(conn.remoteAddr);
   }
 
-  /** Waits until its lines have room. */
+  /** Waits until its lines have room, or until `resume` is called. */
   async printed(): Promise<void> {
-    await this.printing;
+    const { promise, resolve } = Promise.withResolvers<unknown>();
+    this.resume = () => resolve(undefined);
+    this.printing?.then(resolve);
+    await promise;
     this.printing = undefined;
   }
 
