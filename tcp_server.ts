@@ -72,7 +72,7 @@ class Server {
   readonly #stopWords: Uint8Array[];
   readonly #options: ServeOptions;
   readonly #onTrace: ((call: TraceCall) => void) | undefined;
-  readonly #connections = new Map<Connection, Promise<void>>();
+  readonly #connections = new Set<Connection>();
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
   readonly #startedAt = performance.now(); // ms
   readonly #warned = new Set<string>(); // kinds of warnings that are given once
@@ -104,8 +104,9 @@ class Server {
       }
       try {
         const connection = new Connection(await this.#listener.accept());
+        this.#connections.add(connection);
         this.#onTrace?.({ step: "4", call: "accept()", peer: connection.peer });
-        this.#connections.set(connection, this.#serveClient(connection));
+        connection.served = this.#serveClient(connection);
         if (once) this.#stopAccepting();
       } catch (error) {
         if (this.#accepting) await this.#surviveAccept(error);
@@ -222,10 +223,10 @@ class Server {
   async #run(): Promise<void> {
     const sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
     await this.#acceptClients();
-    await Promise.all(this.#connections.values());
+    await Promise.all([...this.#connections].map(({ served }) => served));
     clearInterval(sweeper);
     const seconds = secondsSince(this.#startedAt);
-    this.#report({ event: "shutdown", ...this.#totals, seconds });
+    await this.#report({ event: "shutdown", ...this.#totals, seconds });
     if (this.#failure) throw this.#failure.error;
   }
 
@@ -412,10 +413,11 @@ class Connection {
   isClosed = false;
   silentSweeps = 0; // in which it was waited for and no byte moved
   printing: Promise<unknown> | undefined; // while its lines wait for room in the output
-  resume = (): void => {}; // ends the wait for that
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
   overdueSweeps = 0; // since then
+  served: Promise<void> | undefined; // resolves when it is closed
+  #onResume = (): void => {};
   #largeBuffer: Uint8Array<ArrayBuffer> | undefined;
 
   constructor(conn: Deno.TcpConn) {
@@ -425,11 +427,17 @@ class Connection {
 
   /** Waits until its lines have room, or until `resume` is called. */
   async printed(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<unknown>();
-    this.resume = () => resolve(undefined);
-    this.printing?.then(resolve);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#onResume = resolve;
+    this.printing?.then(() => resolve());
     await promise;
     this.printing = undefined;
+  }
+
+  /** Ends that wait, as the server ends. */
+  resume(): void {
+    this.printing = undefined;
+    this.#onResume();
   }
 
   takeLargeBuffer(): Uint8Array<ArrayBuffer> {
