@@ -31,9 +31,9 @@ const LETTERS_AT_ONCE = 16_384; // the same for long lines, as these take longer
 const LINES_TURN_MS = 5; // lines are taken for this long before other sockets are polled
 const BULK_TURN_MS = 50; // the same for large reads: one of hundreds of bulk clients would starve
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
-const SWEEP_MS = 100; // between two looks at who is silent
-const SENTENCE_SWEEPS = 5; // 500 ms of silence end a sentence that was sent without a line end
-const DRAINED_SWEEPS = 2; // without a byte, at the end: all that was received is read
+const SWEEP_MS = 50; // between two looks at who is silent
+const SENTENCE_SWEEPS = 10; // 500 ms of silence end a sentence that was sent without a line end
+const DRAINED_SWEEPS = 3; // without a byte, at the end: all that was received is read
 const GRACE_MS = 5_000; // for a client to take its last echoes and to close
 const REPORT_MS = 500; // into a shutdown it reports what it waits for
 
