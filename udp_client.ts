@@ -1120,7 +1120,7 @@ function toProbePlan(
 
 /** Whether an option is among the arguments, by its name or by its letter, which is its first. */
 function isGiven(option: string, args: string[]): boolean {
-  const pattern = new RegExp(`^(${option}|-[A-Za-z]*${option[2]})(=|$)`);
+  const pattern = new RegExp(`^(${option}(=|$)|-[A-Za-z]*${option[2]}([^A-Za-z]|$))`); // also -qs20
   return optionsOf(args).some((arg) => pattern.test(arg));
 }
 
