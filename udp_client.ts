@@ -590,6 +590,8 @@ export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Pro
       printing = undefined;
     }
     await waitForLast(book, waiter);
+    await printing;
+    waiter.throwIfFailed();
   } finally {
     signal?.removeEventListener("abort", wake);
     socket.release();
@@ -608,7 +610,6 @@ async function waitForLast(book: ProbeBook, waiter: Waiter): Promise<void> {
   const lingersUntil = performance.now() + Math.min(2 * book.longest + LINGER_MS, MAX_LINGER_MS);
   await waiter.until(() => lingersUntil, () => false);
   await letSocketsRead();
-  waiter.throwIfFailed();
 }
 
 /** Waits for a time to come or for something to happen, whichever is first. */
@@ -881,10 +882,10 @@ Behind -- everything is a message.
   -h, --help               print this
   -V, --version            print the version
 
---timeout is the first wait for an echo; from then on round trips decide, and each
-try waits twice as long as the one before. A probe sends nothing again: there it is
-the wait for the last probe, if twice the longest round trip is not longer. Without
-it that is 10 s where nothing at all came.`;
+--timeout is the first wait for an echo, and each try waits twice as long as the
+one before. A probe sends nothing again: there it is the wait for the last one,
+or twice the longest round trip if that is longer; where it is not given and
+nothing at all came, 10 s.`;
 
 /** The command line: its arguments, the keyboard or a pipe to `converse`, or `--count` to `probe`. */
 export async function main(args: string[]): Promise<number> {
