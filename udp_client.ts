@@ -43,7 +43,7 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   // Step 1a: get IP address and port number of the server. A name may have several addresses.
   const { hostname = HOSTNAME, port = PORT } = options;
   const addresses = await resolveInTime(hostname, options.timeoutSeconds);
-  requireNet(...new Set(addresses.flatMap((address) => permissionsFor(address, port))));
+  requirePermission(addresses, port);
   if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
   return new EchoSocket(addresses.map((hostname) => ({ hostname, port })), options);
 }
@@ -423,9 +423,17 @@ function localHost(server: string): string {
   return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
 }
 
-/** What a client must be allowed to use: any port of its own, and the server's. */
-function permissionsFor(server: string, port: number): string[] {
-  return [`${toPermission(localHost(server))}:0`, `${toPermission(server)}:${port}`];
+/** Asks for any port of the client's own, and the server's. @throws NotCapable that names the flag */
+function requirePermission(servers: string[], port: number): void {
+  const needed = servers.flatMap((server) => [
+    `${toPermission(localHost(server))}:0`,
+    `${toPermission(server)}:${port}`,
+  ]);
+  try {
+    requireNet(...new Set(needed));
+  } catch (error) {
+    throw new Deno.errors.NotCapable((error as Error).message);
+  }
 }
 
 /**
@@ -966,6 +974,7 @@ async function withSocket(
       if (unmatched > 0) warn(`${plural(unmatched, "datagram")} of the server ignored: ${why}`);
     }
   } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error; // nothing was tried: no summary
     return reportError(error);
   }
 }
