@@ -33,6 +33,11 @@ import { NO_PTY } from "./_needs.ts";
 const ECHO = /^64 bytes from 127\.0\.0\.1:\d+: seq=(\d+) time=([\d.]+) ms$/;
 const FIGURES = ["min", "avg", "max", "mdev", "p50", "p90", "p99", "jitter"];
 
+/** What is said but for the word on an interval, which a busy machine cannot keep. */
+function withoutInterval(stderr: string): string {
+  return stderr.replace(/^tcp_client: the interval of \S+ s could not be kept: .*\n/m, "");
+}
+
 /** Treats each line of 64 bytes, until the client has no more. */
 async function each(
   conn: Deno.TcpConn,
@@ -176,7 +181,7 @@ Deno.test({
     await aWhile();
     server.kill("SIGCONT");
     const { code, stdout, stderr } = await client.finish();
-    assertEquals([code, stderr], [0, ""]);
+    assertEquals([code, withoutInterval(stderr)], [0, ""]);
     const events = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
     assertEquals(events.at(-1).echoed, 40);
     const late = events.filter(({ event, rtt_ms }) => event === "echo" && rtt_ms > 200);
@@ -283,7 +288,7 @@ Deno.test(
           .finally(() => onceGone());
         assertEquals(code, 1);
         assertMatch(stdout, new RegExp(`^\\d sent, ${echoed} echoed$`, "m"));
-        assertOneLine(stderr);
+        assertOneLine(withoutInterval(stderr));
         assertMatch(stderr, says);
       });
     }
