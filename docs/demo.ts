@@ -103,9 +103,10 @@ export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> 
     if (event.event === "close") closed.resolve();
   }
   const { input, onReady, hangUp } = typist(log, sentences);
+  let hungUp: Promise<void> | undefined;
   function onTrace(traceCall: tcp.TraceCall): void {
     log.call("client", traceCall);
-    if (traceCall.call === "read() = null") setTimeout(hangUp, 0); // once the client knows of it
+    if (traceCall.call === "read() = null") hungUp = sleep(0).then(hangUp); // the client knows then
   }
   const server = tcp.serve({
     port: 0,
@@ -121,6 +122,7 @@ export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> 
     });
     await closed.promise;
   } finally {
+    await hungUp;
     await server.shutdown();
   }
   const title = "TCP: a connection, sentences and their echoes, an orderly end";

@@ -6,12 +6,15 @@
  * @module
  */
 
-import { fileUrl } from "./_helpers.ts";
-
 /** A link that led to another line than the one where its name is defined. */
 export type LinkChange = { document: string; name: string; from: string; to: string };
 
 const LINK = /\[([^\]]*`([^`\]]+)`[^\]]*)\]\(([^)#\s]+\.(?:ts|py))#L(\d+)\)/g;
+
+/** The file URL of a path in the repo. */
+function fileUrl(path: string): URL {
+  return new URL(`../${path}`, import.meta.url);
+}
 
 /** The Markdown files of the repo, by their paths in it. */
 export function documents(): string[] {

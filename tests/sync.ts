@@ -1,6 +1,7 @@
 /**
  * Copies what scripts share from the script that leads into the others. The mark above a block names
- * both: "The same in …: edit it in tcp_server.ts, then `deno task sync`".
+ * both: "The same in …: edit it in tcp_server.ts, then `deno task sync`". Then it puts the right line
+ * into each link from a document to a function.
  *
  * ```sh
  * deno task sync
@@ -8,6 +9,8 @@
  *
  * @module
  */
+
+import { fixLinks } from "./_links.ts";
 
 const MARK = /^\/\/ ---- The same in [^:]+: edit it in (\w+\.ts), then `deno task sync`\. ----$/m;
 const SCRIPTS = ["tcp_server.ts", "tcp_client.ts", "udp_server.ts", "udp_client.ts"];
@@ -37,5 +40,8 @@ if (import.meta.main) {
     if (source === read(script)) continue;
     Deno.writeTextFileSync(url(script), source);
     console.log(`${script}: shared blocks copied from their leading scripts`);
+  }
+  for (const { document, name, from, to } of fixLinks()) {
+    console.log(`${document}: ${name}: ${from} is now ${to}`);
   }
 }
