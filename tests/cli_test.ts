@@ -155,9 +155,16 @@ async function askMain(
 ): Promise<Answer[]> {
   const stdin = `
     const { main } = await import("${fileUrl(script)}");
+    let printed = "";
+    const print = (bytes) => (printed += new TextDecoder().decode(bytes), bytes.length);
+    Object.assign(Deno.stderr, { writeSync: print, write: async (bytes) => print(bytes) });
     const answers = [];
     for (const args of ${JSON.stringify(lines)}) {
-      answers.push(await main(args).then((code) => ({ code, said: "" }), (error) => ({
+      printed = "";
+      answers.push(await main(args).then(async (code) => {
+        while (code !== 0 && printed === "") await new Promise((resolve) => setTimeout(resolve));
+        return { code, said: printed.trimEnd() };
+      }, (error) => ({
         code: error.constructor.name === "UsageError" ? 2 : 1,
         said: error.message,
       })));

@@ -881,7 +881,7 @@ Deno.test(
   LIMIT,
   async () => {
     const [clients, each] = [16, 300]; // lines of 1,000 bytes: the system holds them
-    let honest: Deno.TcpConn | undefined;
+    let honest: Deno.TcpConn | undefined = undefined;
     let [lines, askedAt] = [0, 0];
     const between: number[] = []; // lines, from a sentence to its turn
     const onEvent = (event: ServerEvent): void => {
