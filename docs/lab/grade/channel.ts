@@ -6,7 +6,7 @@
  */
 
 import { createServer, type Server, Socket } from "node:net"; // Deno's own cannot reset
-import { concat } from "./text.ts";
+import { concat, isSame } from "./text.ts";
 
 const MAX_READ = 33_554_432; // bytes of one peer: then it is not read on
 
@@ -283,6 +283,11 @@ export class UdpChannel implements Channel {
   /** Something came, but from another port than the server's. */
   get hasStray(): boolean {
     return this.#socket.inbox.length > this.unread;
+  }
+
+  /** Whether such a reply waits to be taken. */
+  holds(reply: Uint8Array): boolean {
+    return this.#replies.some(({ bytes }) => isSame(bytes, reply));
   }
 
   async send(bytes: Uint8Array<ArrayBuffer>): Promise<void> {

@@ -36,7 +36,7 @@ export type ClientStep =
 /** What a client's user or server does without a text. */
 export type Act =
   | ("silence" | "replyAll" | "replyBlanks" | "awaitDrain" | "loss")
-  | ("endInput" | "hangUp" | "giveUp" | "exit" | "word");
+  | ("endInput" | "mayEnd" | "hangUp" | "giveUp" | "exit" | "word");
 
 /** A check: a row of one of the tables below. */
 export type Check<Step = ServerStep | ClientStep> = {
@@ -135,12 +135,6 @@ const TCP_PRINT_CHECKS: Check<ServerStep>[] = [
   ], { usual: "oneClientEver", needs: ["prints the sentence"], ...PRINTED }),
 ];
 
-/** What a server sends back, over TCP or UDP. */
-const ECHO_CHECKS: Check<ServerStep>[] = [
-  PRINTS,
-  check("2", "one sentence", [...say(HELLO), step("quiet")]),
-];
-
 const NEXT = ["one sentence"];
 const LETTER_CHECKS: Check<ServerStep>[] = [
   check("2", "other letters", say(`${LETTERS}{lf}`), { usual: "decodesAscii" }),
@@ -151,7 +145,8 @@ const AROUND = check("2+", "blanks around", say("  Hello {1}  {lf}"), { usual: "
 
 const TALK = ["many sentences"];
 const TCP_SERVER_CHECKS: Check<ServerStep>[] = [
-  ...ECHO_CHECKS,
+  PRINTS,
+  check("2", "one sentence", [...say(HELLO), step("quiet")]),
   ...LETTER_CHECKS.map((check) => ({ ...check, needs: NEXT })),
   check("2", "an empty line", say("\n"), { usual: "emptyLineEnds", needs: NEXT }),
   check("2", "two lines in one piece", say("Hello {1}\nand {2}\n"), {
@@ -310,7 +305,8 @@ const TCP_SERVER_CHECKS: Check<ServerStep>[] = [
 
 const IN_TURN = ["two peers in turn"];
 const UDP_SERVER_CHECKS: Check<ServerStep>[] = [
-  ...ECHO_CHECKS,
+  PRINTS,
+  check("2", "one sentence", say(HELLO)),
   check("2", "one in, one out", [
     ...repeat(SENTENCES, (i) => say(`${i} {${i % 9 + 1}}`)),
     step("quiet"),
@@ -458,6 +454,7 @@ const CLIENT_CHECKS: Check<ClientStep>[] = [
     type("{stop}"),
     { do: "hearOrEnd", text: "{stop}" },
     act("replyAll"),
+    act("mayEnd"),
     act("hangUp"),
     act("exit"),
   ], { usual: "staysAfterStop", stop: "any", needs: TALK, came: "the client's end" }),

@@ -64,6 +64,8 @@ type Seen = {
   allows?: readonly Mistake[];
 };
 
+const MANY_BYTES = 65_536; // more than one write of a program
+
 /** A program that ended at such a check shows the check's mistake by that. */
 const SHOWN_BY_END: readonly Mistake[] = [
   "oneClientEver",
@@ -77,6 +79,7 @@ const SHOWN_BY_END: readonly Mistake[] = [
   "oneSentence",
   "leavesAtWordInside",
   "closesEarly",
+  "printsPart",
 ];
 /** A connection that closes at such a check does so, too. */
 const SHOWN_BY_CLOSE: readonly Mistake[] = [
@@ -84,7 +87,10 @@ const SHOWN_BY_CLOSE: readonly Mistake[] = [
   "findsStopInside",
   "closesEarly",
   "readsOnce",
+  "cutsAtEnd",
 ];
+/** So does silence, at such a check. */
+const SHOWN_BY_SILENCE: readonly Mistake[] = ["noTimeout"];
 /** What is consistent with nothing that comes, without being shown by it. */
 const NOT_SHOWN_BY_NOTHING: readonly Mistake[] = ["cutsDatagram", "cutsEcho", "oneLineARead"];
 const OF_A_PREFIX: readonly Mistake[] = ["cutsAtEnd", "losesMuch", "readsOnce", "waitsForLine"];
@@ -119,13 +125,15 @@ function seeNobody({ unbound, exit, usual }: Evidence): Seen | undefined {
 }
 
 /** An end explains only what is missing: not letters that differ. */
-function seeEnd({ exit, came, expected, side, wants, usual }: Evidence): Seen | undefined {
+function seeEnd(evidence: Evidence): Seen | undefined {
+  const { exit, came, expected, side, wants, usual, decoy } = evidence;
   const isMissing = came.length < expected.length && isStart(came, expected);
   if (!exit || wants === "silence" || wants === "end" || wants === "exit") return undefined;
   if (wants === "word") return undefined;
   const isShownPart = wants === "output" || wants === "shown";
   if (!isShownPart && !isMissing) return undefined;
   if (isShownPart && saysPart({ came, expected })) return undefined;
+  if (decoy && decode(came).includes(decoy)) return undefined;
   if (exit.code === 0 && isMissing && came.length > 0) return undefined; // a part says more
   const mistake = side === "client" ? "endsUnasked" : exit.code === 0 ? "endedBefore" : "crashes";
   return ofExit(exit, { mistake, usual });
@@ -148,7 +156,7 @@ function namedBy(words: string): Mistake | undefined {
 
 /** What is to be seen without a comparison of bytes. */
 function seeMissing(evidence: Evidence): Seen | undefined {
-  const { wants, usual, came, expected, waitedMs = 0, decoy, side } = evidence;
+  const { wants, usual, came, expected, waitedMs = 0, decoy, side, isUdp, earlier = [] } = evidence;
   const output = decode(came);
   const inSeconds = `in ${waitedMs / 1000} s`;
   const own = (mistake: Mistake): Mistake => usual ?? mistake;
@@ -161,6 +169,9 @@ function seeMissing(evidence: Evidence): Seen | undefined {
       return { cause: "it ended with code 0 and no word", mistake: own("endsWithoutWord") };
     case "silence":
       if (side === "client") return undefined;
+      if (isUdp && earlier.some((text) => isSame(text, came))) {
+        return { cause: `${show(came)} came once more`, mistake: "repliesTwice" };
+      }
       return { cause: `${show(came)} came unasked`, mistake: own("addsToEcho") };
     case "output":
     case "shown":
@@ -205,7 +216,9 @@ function seeOutput(
   return { cause, mistake: "printsOther", proves: ["printsPart", "changesBlanks"] };
 }
 
-function seeMore({ came, expected, side, isUdp, usual, wants }: Evidence): Seen | undefined {
+function seeMore(evidence: Evidence): Seen | undefined {
+  const { came, expected, side, isUdp, usual, wants, isReconnected } = evidence;
+  if (isReconnected) return { cause: "it came on another connection", mistake: "reconnects" };
   const [got, text] = [decode(came), decode(expected).trimEnd()];
   if (/\bb['"]/.test(got) && !/\bb['"]/.test(text)) {
     return { cause: `${show(came)} came`, mistake: "sendsBytesAsText" };
@@ -223,12 +236,10 @@ function seeMore({ came, expected, side, isUdp, usual, wants }: Evidence): Seen 
 
 /** Something that was said elsewhere. */
 function seeOther(evidence: Evidence): Seen | undefined {
-  const { came, expected, earlier = [], others = [], stray, isUdp, isReconnected, isFreed } =
-    evidence;
+  const { came, expected, earlier = [], others = [], stray, isUdp, isFreed } = evidence;
   if (isFreed) {
     return { cause: "the echo came when the silent client had left", mistake: "oneAtATime" };
   }
-  if (isReconnected) return { cause: "it came on another connection", mistake: "reconnects" };
   if (stray === "to an earlier client") {
     return { cause: "the reply went to an earlier client", mistake: "onePeer" };
   }
@@ -300,6 +311,10 @@ function seeChange({ came, expected, side, usual }: Evidence): Seen | undefined 
     };
   }
   if (isClient) return { cause: cause("letters differ"), mistake: "changesSentence" };
+  if (came.length < expected.length && expected.length > MANY_BYTES) {
+    const missing = `${count(came)} of ${count(expected)} bytes came: some are missing`;
+    return { cause: cause(missing), mistake: "cutsEcho", proves: ["losesMuch"] };
+  }
   const isReplaced = /[\ufffd?]/.test(got) && !/[\ufffd]/.test(text);
   const proves: Mistake[] = usual === "decodesBytes" || isReplaced
     ? ["decodesBytes", "decodesAscii"]
@@ -317,6 +332,9 @@ function lineEnds(got: string, text: string): Mistake {
 
 function seeNothing(evidence: Evidence): Seen {
   const { side, isUdp, ended, waitedMs = 0, said, usual, wants } = evidence;
+  if (wants === "connection" && said) {
+    return { cause: said, mistake: "endedBefore", proves: SHOWN_BY_END };
+  }
   const words = said ? `; it says: ${said}` : "";
   const isServer = side === "server";
   const isClosed = isServer && ended !== "";
@@ -328,7 +346,7 @@ function seeNothing(evidence: Evidence): Seen {
   const allows = usual && !NOT_SHOWN_BY_NOTHING.includes(usual) ? [usual] : [];
   if (!isServer) {
     const mistake = wants === "sentence" ? "sendsNothing" : "showsNoEcho";
-    return { cause, mistake, allows };
+    return { cause, mistake, proves: SHOWN_BY_SILENCE, allows };
   }
   if (isClosed) return { cause, mistake: "closesUnanswered", proves: SHOWN_BY_CLOSE, allows };
   return { cause, mistake: isUdp ? "noReply" : "noEcho", allows };

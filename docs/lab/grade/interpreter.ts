@@ -31,7 +31,9 @@ const LOST_MS = 6_000; // for a client to miss a datagram: its timeout, and a ma
 const STOP_MS = 1_000; // for what a program may do or not, before the grader goes on
 const SETTLE_MS = 500; // for a piece to be dealt with, before the next is sent
 const SILENCE_MS = 300; // in which nothing comes: a late one that is missed wrongs nobody
-const REST_MS = 100; // for the rest of an echo that differs
+const REST_MS = 100; // for the rest of an echo that differs, for the other end of a connection
+const REFUSED_MS = 1_500; // for a client to show something else than an echo, or not
+const LONG_BYTES = 65_536; // an echo that comes in many pieces
 
 /** What a check saw: of one that failed, the evidence. */
 export type Outcome = { sent: string; came: string; evidence?: Evidence };
@@ -69,7 +71,7 @@ export class Words {
 // ---- A server's clients ----
 
 /** One of a server's clients. */
-type Peer = { channel: Channel; owed: Uint8Array[]; said: Uint8Array[]; strays: number };
+type Peer = { channel: Channel; owed: Uint8Array[]; said: Uint8Array[] };
 
 /** Takes the steps of a check of a server. */
 export class ServerRun {
@@ -79,6 +81,7 @@ export class ServerRun {
   readonly #peers = new Map<number, Peer>();
   readonly #sent: string[] = [];
   readonly #isSame: boolean;
+  readonly #isBeyond: boolean;
   #words: Words;
   #mark: number;
   #came = "the same";
@@ -89,10 +92,15 @@ export class ServerRun {
   ) {
     this.#server = server;
     this.#isSame = isSame;
+    this.#isBeyond = check.step.endsWith("+");
     this.#waits = waits;
     this.#usual = check.usual;
     this.#mark = server.mark();
     this.#words = this.#newWords("");
+  }
+
+  get #patience(): number {
+    return this.#isBeyond ? this.#server.patience : ECHO_MS;
   }
 
   #newWords(stop: string): Words {
@@ -129,7 +137,7 @@ export class ServerRun {
   }
 
   #addPeer(by: number, channel: Channel): Peer {
-    const peer = { channel, owed: [], said: [], strays: 0 };
+    const peer = { channel, owed: [], said: [] };
     this.#peers.set(by, peer);
     return peer;
   }
@@ -166,6 +174,7 @@ export class ServerRun {
     const came = seen.came ?? new Uint8Array();
     const ended = peer?.channel.ended ?? "";
     const mayBeEnd = (came.length < expected.length || wants === "output") && wants !== "end";
+    const exit = mayBeEnd ? await this.#server.exit() : undefined;
     const output = this.#server.printed(this.#mark);
     const evidence: Evidence = {
       side: "server",
@@ -175,11 +184,11 @@ export class ServerRun {
       expected,
       came,
       ended,
-      waitedMs: ECHO_MS,
+      waitedMs: this.#patience,
       earlier: peer?.said ?? [],
       others: [...this.#peers.values()].filter((other) => other !== peer)
         .flatMap(({ said, owed }) => [...said, ...owed]),
-      exit: mayBeEnd ? await this.#server.exit() : undefined,
+      exit,
       said: saysError(output) ? errorLine(output) : undefined,
       stray: this.#strayOf(peer),
       ...seen,
@@ -197,7 +206,8 @@ export class ServerRun {
   #strayOf(peer: Peer | undefined): Evidence["stray"] {
     const channel = peer?.channel;
     if (!(channel instanceof UdpChannel)) return undefined;
-    if (this.#server.strays(channel) > peer!.strays) return "to an earlier client";
+    const isAstray = peer!.owed.some((reply) => this.#server.isAstray(reply, { but: channel }));
+    if (isAstray) return "to an earlier client";
     return channel.hasStray ? "from another port" : undefined;
   }
 
@@ -211,7 +221,7 @@ export class ServerRun {
       case "send":
         return await this.#send(peer, step.text);
       case "echo":
-        return await this.#echo(peer, ECHO_MS);
+        return await this.#echo(peer, this.#patience);
       case "probe":
         return await this.#echo(peer, STOP_MS);
       case "beside":
@@ -228,10 +238,10 @@ export class ServerRun {
         this.#sent.push("a half-close");
         return tcp.halfClose();
       case "end":
-        if (await this.#waits.until(() => channel.ended !== "", ECHO_MS)) return;
+        if (await this.#waits.until(() => channel.ended !== "", this.#patience)) return;
         return await this.#fail("end", peer, { expected: new Uint8Array(), came: channel.take() });
       case "leave":
-        return await (channel instanceof TcpChannel ? channel.leave() : undefined);
+        return await this.#leave(peer);
       case "reset":
         this.#sent.push("a reset");
         return await channel[Symbol.asyncDispose]();
@@ -244,11 +254,17 @@ export class ServerRun {
     }
   }
 
+  /** A server that closes first is let: what it leaves then is no port in TIME-WAIT. */
+  async #leave({ channel }: Peer): Promise<void> {
+    if (!(channel instanceof TcpChannel)) return;
+    const hasEnded = await this.#waits.until(() => channel.ended !== "", REST_MS);
+    await (hasEnded ? channel[Symbol.asyncDispose]() : channel.leave());
+  }
+
   async #send(peer: Peer, text: Text): Promise<void> {
     const bytes = typeof text === "string" ? encode(this.#words.fill(text)) : text;
     this.#sent.push(show(bytes));
     peer.owed.push(bytes);
-    peer.strays = this.#server.strays(peer.channel);
     const sent = peer.channel.send(bytes); // a long one is on its way until it is read
     if (!this.#server.isTcp) await sent;
     if (peer.channel instanceof UdpChannel && peer.channel.isTooLong) {
@@ -267,8 +283,9 @@ export class ServerRun {
     const isDecided = (): boolean => channel.unread >= wanted || channel.ended !== "" || isLost();
     const start = performance.now();
     for (let unread = -1; !isDecided() && unread < channel.unread;) {
-      unread = channel.unread; // as long as something moves
+      unread = channel.unread;
       await this.#waits.until(isDecided, ms);
+      if (wanted < LONG_BYTES) break; // a long one is waited for as long as something comes
     }
     const hasCome = channel.unread > 0; // an empty datagram, too
     let came = channel.take(expected.length);
@@ -287,17 +304,23 @@ export class ServerRun {
   /** Until a piece has been dealt with, so that no read brings it with the next. */
   async #settle({ channel, owed }: Peer): Promise<void> {
     const mark = this.#server.mark();
-    const wanted = this.#server.isTcp ? concat(owed).length : 1;
+    const wanted = concat(owed).length;
     const isSeen = (): boolean =>
       channel.unread >= wanted || channel.ended !== "" || this.#server.mark() > mark;
+    if (!this.#server.isTcp) {
+      await this.#waits.until(() => channel.unread > 0, SETTLE_MS);
+      channel.take(); // an answer to a stop word may come, or not
+      owed.splice(0);
+      return;
+    }
     await this.#waits.until(isSeen, SETTLE_MS);
-    if (this.#server.isTcp) await this.#waits.until(() => channel.unread >= wanted, REST_MS);
+    await this.#waits.until(() => channel.unread >= wanted, REST_MS);
   }
 
   /** An echo beside a silent client; where it waits for that one to leave, the reason is plain. */
   async #beside(peer: Peer): Promise<void> {
     const isAnswered = (): boolean => peer.channel.unread > 0 || peer.channel.ended !== "";
-    const patience = Math.min(ECHO_MS, STOP_MS + 4 * this.#server.echoMs);
+    const patience = this.#patience;
     if (await this.#waits.until(isAnswered, patience)) return await this.#echo(peer, ECHO_MS);
     await closeGently(this.#peers.get(1)!.channel, this.#waits);
     const isFreed = await this.#waits.until(isAnswered, ECHO_MS - patience);
@@ -373,7 +396,7 @@ export class ServerRun {
 export async function closeGently(channel: Channel, waits: Waits): Promise<void> {
   if (channel instanceof TcpChannel && channel.ended === "") {
     channel.halfClose();
-    await waits.until(() => channel.ended !== "", SILENCE_MS);
+    await waits.until(() => channel.ended !== "", REST_MS);
     if (channel.ended === "") await channel.leave();
   }
   await channel[Symbol.asyncDispose]();
@@ -476,6 +499,8 @@ export class ClientRun {
         return await this.#loss();
       case "endInput":
         return await program.endInput();
+      case "mayEnd": // whoever closes first keeps the port in TIME-WAIT
+        return void await waits.until(() => hasEnded() || this.#stage.isHalfClosed, SILENCE_MS);
       case "hangUp":
         this.#mark = program.mark();
         return await this.#stage.hangUp();
@@ -506,7 +531,7 @@ export class ClientRun {
     if (!isRight || message.isReconnected) {
       this.#fail("sentence", {
         expected: encode(sentence),
-        came: message?.bytes ?? new Uint8Array(),
+        came: withoutLineEnd(message?.bytes),
         waitedMs: ms,
         isReconnected: message?.isReconnected ?? false,
       });
@@ -568,10 +593,13 @@ export class ClientRun {
     const isShown = (): boolean => this.#output.includes(other);
     // A client that compares echoes may refuse a wrong one: it reports it, ends, or sends again.
     const isRefused = (): boolean => this.#stage.hasMore || (program.exitCode ?? 0) !== 0;
-    await waits.until(() => isShown() || isRefused(), ECHO_MS);
+    if (!await waits.until(() => isShown() || isRefused(), REFUSED_MS)) {
+      // It shows nothing of an answer that is no echo, unless it shows what was typed.
+      if (!this.#output.includes(typed)) return void (this.#came = "not shown, as it is no echo");
+      await waits.until(() => isShown() || isRefused(), ECHO_MS - REFUSED_MS);
+    }
     this.#came = isShown() ? `${show(other)} printed` : "refused, as it is no echo";
     if (isShown() || isRefused()) return;
-    if (!this.#output.includes(typed)) return;
     const shown = encode(program.since(mark) || this.#output);
     this.#fail("shown", { expected: encode(other), came: shown, decoy: typed });
   }
@@ -608,6 +636,11 @@ export class ClientRun {
     this.#came = show(plain(program.since(mark)));
     if (!hasNoticed()) this.#fail("sentence", { usual: this.#usual, waitedMs: LOST_MS });
   }
+}
+
+function withoutLineEnd(bytes = new Uint8Array()): Uint8Array {
+  const end = [...bytes.subarray(-2)].map((byte) => String.fromCharCode(byte)).join("");
+  return bytes.subarray(0, bytes.length - (/\r?\n$/.exec(end)?.[0].length ?? 0));
 }
 
 /** Whether `text` is the sentence (or both sentences) with or without line ends. */

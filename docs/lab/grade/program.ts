@@ -13,6 +13,7 @@ const KEPT_CHARS = 4_194_304; // of a program's output; the rest is read, and no
 const MAX_OUTPUT = 67_108_864; // characters: then a program waits for a reader, in vain
 const LAST_OUTPUT_MS = 500; // for what a program printed last, once it has ended
 const CLOSES_MS = 2_000; // for the pipes of a program that was ended
+const DYING_MS = 100; // for a process that was ended a moment ago to be gone
 const CTRL_D = "\x04";
 
 /**
@@ -83,8 +84,11 @@ export function endAll(): void {
 export type LeftBehind = { pid: number; name: string };
 
 /** Ends what a submission left behind, and returns what that was. */
-export function sweep(mark: string): LeftBehind[] {
-  const left = findLeftBehind(mark);
+export async function sweep(mark: string): Promise<LeftBehind[]> {
+  const found = findLeftBehind(mark);
+  if (found.length === 0) return [];
+  await new Promise((resolve) => setTimeout(resolve, DYING_MS));
+  const left = findLeftBehind(mark).filter(({ pid }) => found.some((other) => other.pid === pid));
   for (const { pid } of left) killProcess(pid);
   return left;
 }
@@ -273,8 +277,8 @@ export class Program implements AsyncDisposable {
   }
 
   /** Finds and ends what left the program's group. */
-  sweep(): void {
-    this.leftBehind.push(...sweep(this.#mark));
+  async sweep(): Promise<void> {
+    this.leftBehind.push(...await sweep(this.#mark));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -282,7 +286,7 @@ export class Program implements AsyncDisposable {
     await this.#stdin.close().catch(() => {});
     await this.#ended;
     if (await within(this.#pumps, LAST_OUTPUT_MS)) return;
-    this.sweep(); // somebody holds the pipes
+    await this.sweep(); // somebody holds the pipes
     if (await within(this.#pumps, CLOSES_MS)) return;
     await Promise.all(this.#readers.map((reader) => reader.cancel().catch(() => {})));
   }

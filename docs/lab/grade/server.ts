@@ -14,14 +14,13 @@ import {
   type Waits,
 } from "./channel.ts";
 import {
-  checkPort,
   freePort,
   holderOf,
-  isInTimeWait,
   isTaken,
   isUdpBound,
   ownAddressFor,
   portsOf,
+  waitForPort,
 } from "./ports.ts";
 import { Program, type Terminal } from "./program.ts";
 import type { Evidence } from "./diagnosis.ts";
@@ -29,12 +28,12 @@ import { errorLine } from "./text.ts";
 import type { GradeOptions } from "./verdict.ts";
 
 const START_MS = 15_000; // for a program to listen: some start slowly, others are compiled first
+const MIN_PATIENCE_MS = 1_500;
+const MAX_PATIENCE_MS = 4_000;
 const CONNECT_MS = 4_000; // for one connection
 const RETRY_MS = 20; // between two looks whether a program listens
 const LAST_WORDS_MS = 300; // from a connection's end to that of its program
 const FREE_MS = 500; // for the port of a program that was ended
-const TIME_WAIT_MS = 60_000; // as long as Linux keeps a port in TIME-WAIT
-const TIME_WAIT_LOOK_MS = 500;
 
 /** What one grading has for all its programs. */
 export type Resources = { terminal: Terminal; waits: Waits; session: string };
@@ -88,6 +87,12 @@ export class GradedServer implements AsyncDisposable {
     return this.#options.command === undefined;
   }
 
+  /** How long a check that is beyond the tasks waits: an echo took much less. */
+  get patience(): number {
+    const patience = Math.min(MAX_PATIENCE_MS, MIN_PATIENCE_MS + 8 * this.echoMs);
+    return Math.round(patience / 100) * 100;
+  }
+
   /** Why what the program prints cannot be seen. */
   get unseen(): string {
     if (this.#isDaemon) return "it went to the background: what it prints cannot be seen";
@@ -109,9 +114,9 @@ export class GradedServer implements AsyncDisposable {
     return this.#program?.mark() ?? 0;
   }
 
-  /** Replies that nobody waited for, at other sockets than this one. */
-  strays(but: Channel): number {
-    return this.#sockets.reduce((sum, each) => sum + (each === but ? 0 : each.unread), 0);
+  /** Whether such a reply waits at another socket than this one. */
+  isAstray(reply: Uint8Array, { but }: { but: Channel }): boolean {
+    return this.#sockets.some((socket) => socket !== but && socket.holds(reply));
   }
 
   /** How it ended, if it did. */
@@ -140,7 +145,9 @@ export class GradedServer implements AsyncDisposable {
   async #start(): Promise<void> {
     await this.stopProgram();
     const port = this.#options.port ?? freePort(this.isTcp);
-    if (this.#options.port !== undefined) await this.#waitForPort(port);
+    if (this.#options.port !== undefined) {
+      await waitForPort(port, { isTcp: this.isTcp, onNote: this.#options.onNote });
+    }
     this.#address = { hostname: "127.0.0.1", port };
     this.#isDaemon = false;
     this.#wasServed = false;
@@ -151,20 +158,6 @@ export class GradedServer implements AsyncDisposable {
       cwd: this.#options.cwd,
       ...this.#own,
     });
-  }
-
-  /** Nobody else may hold the port; a connection that has ended may, for a while. */
-  async #waitForPort(port: number): Promise<void> {
-    await checkPort(port, this.isTcp);
-    if (!this.isTcp || !await isInTimeWait(port)) return;
-    this.#options.onNote?.(
-      `port ${port} is in TIME-WAIT: waiting, at most ${TIME_WAIT_MS / 1000} s ` +
-        "(a program that sets SO_REUSEADDR need not wait)",
-    );
-    const deadline = performance.now() + TIME_WAIT_MS;
-    while (performance.now() < deadline && await isInTimeWait(port)) {
-      await this.#waits.until(() => false, TIME_WAIT_LOOK_MS);
-    }
   }
 
   async #waitUntilBound(): Promise<void> {
@@ -242,7 +235,7 @@ export class GradedServer implements AsyncDisposable {
     this.isSound = false;
     await program[Symbol.asyncDispose]();
     if (!await this.#waitUntilFree()) {
-      program.sweep(); // it left its group
+      await program.sweep(); // it left its group
       await this.#waitUntilFree();
     }
     for (const { pid, name } of program.leftBehind) {

@@ -12,6 +12,7 @@ import type { GradeOptions } from "./verdict.ts";
 
 const LINE_END_MS = 50; // for a line end that a client sends by a write of its own
 const MAX_SENTENCE = 65_536; // bytes: whoever sends more sends no sentence
+const PIECE_MS = 1_000; // between two pieces of a sentence
 const PAIR_MS = 300; // for the second of two sentences that were typed at once
 
 /** What a client sent, and the way back. */
@@ -110,8 +111,12 @@ class TcpStage implements Stage {
       (channel.unread > 0 && decode(channel.peek()).includes(text));
     const find = (): TcpChannel | undefined =>
       this.#channels.find((channel) => holds(channel, sentence));
-    await this.waits.until(() => find() !== undefined || this.program.hasEnded, ms);
-    if (!find()) await this.waits.until(() => find() !== undefined, LINE_END_MS); // it sent, and ended
+    await this.waits.until(() => this.hasMore || this.program.hasEnded, ms);
+    const size = (): number => this.#channels.reduce((sum, { unread }) => sum + unread, 0);
+    for (let before = -1; !find() && before < size();) { // as long as something comes
+      before = size();
+      await this.waits.until(() => find() !== undefined, PIECE_MS);
+    }
     const channel = find() ?? this.#channels.find(({ unread }) => unread > 0);
     if (!channel) return undefined;
     if (then) await this.waits.until(() => holds(channel, then), PAIR_MS);
