@@ -125,7 +125,7 @@ export class TcpChannel implements Channel {
     return all;
   }
 
-  /** Leaves as a program does that ends: with a FIN. */
+  /** Closes as a program does that ends: with a FIN. */
   async leave(): Promise<void> {
     this.#socket.destroy();
     await this.#closed;

@@ -205,7 +205,7 @@ const TCP_SERVER_CHECKS: Check<ServerStep>[] = [
   }),
   check("3+", "stop word without a line end", [send("{stop}"), step("end")], {
     usual: "waitsForLine",
-    needs: ["stop word"],
+    needs: ["stop word", "no line end"],
     came: "the end",
   }),
   check("3+", "stop word and CRLF", [send("{stop}\r\n"), step("end")], {

@@ -8,7 +8,8 @@
 import { type Channel, TcpChannel, UdpChannel, type Waits } from "./channel.ts";
 import type { Act, Check, ClientStep, ServerStep, Text } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { type GradedServer, Unreachable } from "./server.ts";
+import type { Pace } from "./pace.ts";
+import { type GradedServer, type Resources, Unreachable } from "./server.ts";
 import type { Message, Stage } from "./stage.ts";
 import {
   concat,
@@ -24,15 +25,15 @@ import {
   withoutBytes,
 } from "./text.ts";
 
-export const ECHO_MS = 4_000; // for an echo or a printed line: what a busy machine takes, and more
+const ECHO_MS = 4_000; // for what a task asks for: what a busy machine takes, and more
 const FIRST_MS = 15_000; // for a client to start and to send its first sentence
-const EXIT_MS = 4_000; // for a client to end
 const LOST_MS = 6_000; // for a client to miss a datagram: its timeout, and a margin
 const STOP_MS = 1_000; // for what a program may do or not, before the grader goes on
 const SETTLE_MS = 500; // for a piece to be dealt with, before the next is sent
 const SILENCE_MS = 300; // in which nothing comes: a late one that is missed wrongs nobody
 const REST_MS = 100; // for the rest of an echo that differs, for the other end of a connection
 const REFUSED_MS = 1_500; // for a client to show something else than an echo, or not
+const LONG_MS = 5_000;
 const LONG_BYTES = 65_536; // an echo that comes in many pieces
 
 /** What a check saw: of one that failed, the evidence. */
@@ -49,7 +50,14 @@ export class Failed extends Error {
 }
 
 /** A step ends with this where it cannot be made, or what it is about cannot be seen. */
-export class Untried extends Error {}
+export class Untried extends Error {
+  readonly reason: "unseen" | "over";
+
+  constructor(message: string, reason: "unseen" | "over" = "unseen") {
+    super(message);
+    this.reason = reason;
+  }
+}
 
 /** Puts random words, stop words and line ends into a template. */
 export class Words {
@@ -81,6 +89,7 @@ export class ServerRun {
   readonly #peers = new Map<number, Peer>();
   readonly #sent: string[] = [];
   readonly #isSame: boolean;
+  readonly #pace: Pace;
   readonly #isBeyond: boolean;
   #words: Words;
   #mark: number;
@@ -88,9 +97,13 @@ export class ServerRun {
 
   constructor(
     check: Check<ServerStep>,
-    { server, waits, isSame = false }: { server: GradedServer; waits: Waits; isSame?: boolean },
+    { server, waits, pace, isSame = false }: Resources & {
+      server: GradedServer;
+      isSame?: boolean;
+    },
   ) {
     this.#server = server;
+    this.#pace = pace;
     this.#isSame = isSame;
     this.#isBeyond = check.step.endsWith("+");
     this.#waits = waits;
@@ -100,7 +113,7 @@ export class ServerRun {
   }
 
   get #patience(): number {
-    return this.#isBeyond ? this.#server.patience : ECHO_MS;
+    return this.#pace.patience({ isBeyond: this.#isBeyond });
   }
 
   #newWords(stop: string): Words {
@@ -127,13 +140,15 @@ export class ServerRun {
    * reset ends many a server; where the server is to be ended next, with a reset, so that its port
    * is not left in TIME-WAIT.
    */
-  async end({ isKept = false, isLast = false } = {}): Promise<Channel | undefined> {
+  async end({ isKept = false, isLast = false } = {}): Promise<TcpChannel | undefined> {
     const first = this.#peers.get(1)?.channel;
     for (const { channel } of this.#peers.values()) {
       if (!(channel instanceof TcpChannel) || (isKept && channel === first)) continue;
-      await (isLast ? channel[Symbol.asyncDispose]() : closeGently(channel, this.#waits));
+      const mayReset = isLast || this.#server.hasFixedPort;
+      await (isLast ? channel[Symbol.asyncDispose]() : closeGently(channel, this.#waits, mayReset));
     }
-    return isKept && first?.ended === "" ? first : undefined;
+    const isOpen = first instanceof TcpChannel && first.ended === "";
+    return isKept && isOpen ? first : undefined;
   }
 
   #addPeer(by: number, channel: Channel): Peer {
@@ -153,7 +168,7 @@ export class ServerRun {
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
       if (error.wasThere && this.#server.isByAddress && this.#peers.size === 0) {
-        throw new Untried(`${error.message} any more; start it again to try this`);
+        throw new Untried(`${error.message} any more; start it again to try this`, "over");
       }
       const exit = await this.#server.exit();
       const unbound = error.wasThere ? undefined : error.message;
@@ -257,8 +272,9 @@ export class ServerRun {
   /** A server that closes first is let: what it leaves then is no port in TIME-WAIT. */
   async #leave({ channel }: Peer): Promise<void> {
     if (!(channel instanceof TcpChannel)) return;
-    const hasEnded = await this.#waits.until(() => channel.ended !== "", REST_MS);
-    await (hasEnded ? channel[Symbol.asyncDispose]() : channel.leave());
+    const hasLeft = await this.#waits.until(() => channel.ended !== "", REST_MS);
+    const mayReset = this.#server.hasFixedPort;
+    await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
   }
 
   async #send(peer: Peer, text: Text): Promise<void> {
@@ -282,15 +298,12 @@ export class ServerRun {
       !isTcp && (this.#strayOf(peer) !== undefined || this.#server.hasDied);
     const isDecided = (): boolean => channel.unread >= wanted || channel.ended !== "" || isLost();
     const start = performance.now();
-    for (let unread = -1; !isDecided() && unread < channel.unread;) {
-      unread = channel.unread;
-      await this.#waits.until(isDecided, ms);
-      if (wanted < LONG_BYTES) break; // a long one is waited for as long as something comes
-    }
+    await this.#waits.until(isDecided, ms);
+    if (wanted >= LONG_BYTES && !isDecided()) await this.#waitForLong(channel, isDecided);
     const hasCome = channel.unread > 0; // an empty datagram, too
     let came = channel.take(expected.length);
     if (hasCome && isSame(came, expected)) {
-      this.#server.echoMs = Math.max(this.#server.echoMs, performance.now() - start);
+      this.#pace.saw(performance.now() - start);
       peer.said.push(...peer.owed.splice(0));
       return;
     }
@@ -299,6 +312,16 @@ export class ServerRun {
       came = concat([came, channel.take()]);
     }
     await this.#fail("echo", peer, { expected, came });
+  }
+
+  /** A long echo is waited for as long as something comes. */
+  async #waitForLong(channel: Channel, isDecided: () => boolean): Promise<void> {
+    const deadline = performance.now() + LONG_MS;
+    for (let unread = -1; !isDecided() && unread < channel.unread;) {
+      if (performance.now() > deadline) throw new Untried("it would take too long");
+      unread = channel.unread;
+      await this.#waits.until(isDecided, STOP_MS);
+    }
   }
 
   /** Until a piece has been dealt with, so that no read brings it with the next. */
@@ -322,7 +345,7 @@ export class ServerRun {
     const isAnswered = (): boolean => peer.channel.unread > 0 || peer.channel.ended !== "";
     const patience = this.#patience;
     if (await this.#waits.until(isAnswered, patience)) return await this.#echo(peer, ECHO_MS);
-    await closeGently(this.#peers.get(1)!.channel, this.#waits);
+    await closeGently(this.#peers.get(1)!.channel as TcpChannel, this.#waits);
     const isFreed = await this.#waits.until(isAnswered, ECHO_MS - patience);
     await this.#fail("echo", peer, { waitedMs: patience, isFreed });
   }
@@ -392,14 +415,16 @@ export class ServerRun {
   }
 }
 
-/** Closes a connection as a client does that has no more to say. */
-export async function closeGently(channel: Channel, waits: Waits): Promise<void> {
-  if (channel instanceof TcpChannel && channel.ended === "") {
-    channel.halfClose();
-    await waits.until(() => channel.ended !== "", REST_MS);
-    if (channel.ended === "") await channel.leave();
-  }
-  await channel[Symbol.asyncDispose]();
+/** Closes a connection as a client does that has no more to say; `mayReset`: if the other has left. */
+export async function closeGently(
+  channel: TcpChannel,
+  waits: Waits,
+  mayReset = false,
+): Promise<void> {
+  const hasLeft = channel.ended !== ""; // then its port stays in TIME-WAIT, but for a reset
+  channel.halfClose();
+  if (!hasLeft) await waits.until(() => channel.ended !== "", REST_MS);
+  await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
 }
 
 // ---- A client's user, and its server ----
@@ -407,6 +432,8 @@ export async function closeGently(channel: Channel, waits: Waits): Promise<void>
 /** Takes the steps of a check of a client. */
 export class ClientRun {
   readonly #stage: Stage;
+  readonly #pace: Pace;
+  readonly #isBeyond: boolean;
   readonly #usual: Check["usual"];
   readonly #words: Words;
   readonly #sent: string[] = [];
@@ -415,8 +442,13 @@ export class ClientRun {
   #came = "";
   #shown = 0; // times that a word was printed
 
-  constructor(check: Check<ClientStep>, { stage, stop }: { stage: Stage; stop: string }) {
+  constructor(
+    check: Check<ClientStep>,
+    { stage, stop, pace }: { stage: Stage; stop: string; pace: Pace },
+  ) {
     this.#stage = stage;
+    this.#pace = pace;
+    this.#isBeyond = check.step.endsWith("+");
     this.#usual = check.usual;
     this.#words = new Words({ lf: "", stop });
   }
@@ -431,6 +463,10 @@ export class ClientRun {
     return this.#stage.program.output;
   }
 
+  get #patience(): number {
+    return this.#pace.patience({ isBeyond: this.#isBeyond });
+  }
+
   #fail(wants: Wants, seen: Partial<Evidence> & { how?: string } = {}): never {
     const { program, isUdp } = this.#stage;
     const came = seen.came ?? new Uint8Array();
@@ -442,7 +478,7 @@ export class ClientRun {
       expected: new Uint8Array(),
       came,
       ended: "",
-      waitedMs: wants === "exit" ? EXIT_MS : ECHO_MS,
+      waitedMs: this.#patience,
       exit: program.hasEnded
         ? { code: program.exitCode!, words: errorLine(program.output) }
         : undefined,
@@ -465,7 +501,7 @@ export class ClientRun {
       case "hear":
         return await this.#hear(text, step.then && this.#words.fill(step.then));
       case "hearOrEnd":
-        await stage.next(text, { ms: ECHO_MS, isReply: true });
+        await stage.next(text, { ms: this.#patience, isReply: true });
         return;
       case "reply":
         return await this.#reply(text);
@@ -505,15 +541,15 @@ export class ClientRun {
         this.#mark = program.mark();
         return await this.#stage.hangUp();
       case "giveUp": // it may ask again whether to go on
-        if (!await waits.until(hasEnded, EXIT_MS)) await program.endInput();
+        if (!await waits.until(hasEnded, this.#patience)) await program.endInput();
         return;
       case "awaitDrain": // it drains its echoes, and ends with the server's end
-        await waits.until(() => this.#stage.isHalfClosed || program.hasEnded, EXIT_MS);
+        await waits.until(() => this.#stage.isHalfClosed || program.hasEnded, this.#patience);
         await this.#stage.replyAll();
         if (this.#stage.isHalfClosed) await this.#stage.hangUp();
         return;
       case "exit":
-        if (!await waits.until(hasEnded, EXIT_MS)) this.#fail("exit", { how: "no end" });
+        if (!await waits.until(hasEnded, this.#patience)) this.#fail("exit", { how: "no end" });
         this.#came = program.describeEnd();
         return;
       case "word":
@@ -525,7 +561,7 @@ export class ClientRun {
 
   /** A sentence arrives, with or without a line end; `then`: or two that were typed at once. */
   async #hear(sentence: string, then: string | undefined): Promise<void> {
-    const ms = this.#heard ? ECHO_MS : FIRST_MS;
+    const ms = this.#heard ? this.#patience : FIRST_MS;
     const message = await this.#stage.next(sentence, { ms, then });
     const isRight = message && isSentence(message.text, sentence, then);
     if (!isRight || message.isReconnected) {
@@ -558,8 +594,10 @@ export class ClientRun {
     const { program, waits } = this.#stage;
     const isShown = (): boolean =>
       (isText ? withoutBytes(this.#output) : this.#output).includes(word);
-    await waits.until(() => isShown() || program.hasEnded, ECHO_MS);
+    const start = performance.now();
+    await waits.until(() => isShown() || program.hasEnded, this.#patience);
     if (!isShown()) this.#fail("shown", { expected: encode(word), came: encode(this.#output) });
+    this.#pace.saw(performance.now() - start);
     this.#shown = this.#count(word);
   }
 
@@ -571,7 +609,7 @@ export class ClientRun {
   async #showAgain(word: string, decoy: string): Promise<void> {
     const { program, waits } = this.#stage;
     const isShown = (): boolean => this.#count(word) >= Math.max(1, this.#shown);
-    await waits.until(() => isShown() || program.hasEnded, ECHO_MS);
+    await waits.until(() => isShown() || program.hasEnded, this.#patience);
     if (isShown()) return;
     this.#fail("shown", { expected: encode(word), came: encode(this.#output), decoy });
   }
@@ -596,7 +634,7 @@ export class ClientRun {
     if (!await waits.until(() => isShown() || isRefused(), REFUSED_MS)) {
       // It shows nothing of an answer that is no echo, unless it shows what was typed.
       if (!this.#output.includes(typed)) return void (this.#came = "not shown, as it is no echo");
-      await waits.until(() => isShown() || isRefused(), ECHO_MS - REFUSED_MS);
+      await waits.until(() => isShown() || isRefused(), this.#patience - REFUSED_MS);
     }
     this.#came = isShown() ? `${show(other)} printed` : "refused, as it is no echo";
     if (isShown() || isRefused()) return;
@@ -615,7 +653,7 @@ export class ClientRun {
   /** An empty sentence may be sent as a line end, as an empty datagram, or not at all. */
   async #replyBlanks(): Promise<void> {
     const { waits, program } = this.#stage;
-    await waits.until(() => this.#stage.hasMore || program.hasEnded, ECHO_MS);
+    await waits.until(() => this.#stage.hasMore || program.hasEnded, this.#patience);
     await this.#stage.replyBlanks();
   }
 

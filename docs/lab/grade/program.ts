@@ -23,11 +23,16 @@ const CTRL_D = "\x04";
 export type Terminal = "script" | "stdbuf" | "pipe";
 
 /**
- * What runs in the terminal before the program: typed lines are not shown, `\n` stays `\n`; the
- * process that becomes the program says which one it is.
+ * What runs in the terminal: typed lines are not shown, `\n` stays `\n`; the process that becomes the
+ * program says which one it is, and the shell above it how it ended. The shell stays, as at a
+ * terminal: if it went, the system would hang up on what the program put into the background.
  */
-const IN_TERMINAL =
-  'stty -echo -onlcr rows 50 cols 250 2>/dev/null; printf "%s %s\\n" "$ECHO_GRADER" $$; exec "$@"';
+const IN_TERMINAL = [
+  "stty -echo -onlcr rows 50 cols 250 2>/dev/null",
+  `sh -c 'printf "%s %s %s\\n" "$ECHO_GRADER" $PPID $$; exec "$@"' sh "$@"`,
+  'printf "\\n%s exit %s\\n" "$ECHO_GRADER" $?',
+  "exec sleep 600",
+].join("\n");
 
 /** What every program gets: letters are UTF-8, a terminal without escapes, nothing held back. */
 const ENV = {
@@ -168,7 +173,8 @@ export class Program implements AsyncDisposable {
   readonly #isTerminal: boolean;
   #early: string[] = []; // lines that are typed as soon as the terminal is ready
   #isReady: boolean;
-  #pid: number; // of the program itself, once known
+  #pid = 0; // of the program, once known, and of the shell above it
+  #shell = 0;
   #output = "";
   #dropped = 0;
 
@@ -179,7 +185,6 @@ export class Program implements AsyncDisposable {
     this.#isReady = !this.#isTerminal;
     const words = command.map((word) => word.replaceAll("{port}", `${port}`));
     this.#child = spawn(inTerminal(words, terminal), { cwd, mark: this.#mark });
-    this.#pid = this.#child.pid;
     running.add(this);
     this.#stdin = this.#child.stdin.getWriter();
     this.#stdin.closed.catch(() => {}); // it ended first
@@ -202,34 +207,41 @@ export class Program implements AsyncDisposable {
 
   #take(text: string): void {
     this.#output += text;
-    if (this.#isReady) {
-      const excess = this.#output.length - 2 * KEPT_CHARS;
-      if (excess <= 0) return;
-      this.#output = this.#output.slice(-KEPT_CHARS);
-      this.#dropped += excess + KEPT_CHARS;
-      return;
+    if (!this.#isReady) {
+      const [before, line, after] = split(this.#output, `${this.#mark} `);
+      if (line === undefined) return;
+      [this.#shell, this.#pid] = line.split(" ").map(Number) as [number, number];
+      this.#output = before + after;
+      this.#isReady = true;
+      for (const line of this.#early.splice(0)) this.#write(`${line}\n`);
     }
-    const [before, line, after] = split(this.#output, `${this.#mark} `);
-    if (line === undefined) return;
-    this.#pid = parseInt(line);
-    this.#output = before + after;
-    this.#isReady = true;
-    for (const line of this.#early) this.#write(`${line}\n`);
-    this.#early = [];
+    const [before, line, after] = split(this.#output, `\n${this.#mark} exit `, text.length);
+    if (this.#isTerminal && line !== undefined) {
+      this.#output = before + after;
+      this.#end(Number(line));
+    }
+    const excess = this.#output.length - 2 * KEPT_CHARS;
+    if (excess <= 0) return;
+    this.#output = this.#output.slice(-KEPT_CHARS);
+    this.#dropped += excess + KEPT_CHARS;
   }
 
-  async #waitForEnd(): Promise<void> {
-    const { code } = await this.#child.status;
-    this.exitCode = code;
-    running.delete(this);
-    await within(this.#pumps, LAST_OUTPUT_MS); // a child of its own may hold the pipes
+  #end(code: number): void {
+    this.exitCode ??= code;
     this.hasEnded = true;
     this.#waits.notify();
   }
 
+  async #waitForEnd(): Promise<void> {
+    const { code } = await this.#child.status;
+    running.delete(this);
+    await within(this.#pumps, LAST_OUTPUT_MS); // a child of its own may hold the pipes
+    this.#end(code);
+  }
+
   /** Its process, which need not be the one that was started. */
   get pid(): number {
-    return this.#pid;
+    return this.#pid || this.#child.pid;
   }
 
   /** Here and now, for {@linkcode since}. */
@@ -271,8 +283,8 @@ export class Program implements AsyncDisposable {
 
   /** Ends it and its children. */
   kill(): void {
-    // The program's session and the one of `script`, where there are such; then the processes.
-    const pids = this.#pid > 1 ? [-this.#pid, this.#pid] : [];
+    // The program, the session that it has with its shell, and that of `script`.
+    const pids = this.#shell > 1 ? [this.#pid, -this.#shell, this.#shell] : [];
     for (const pid of [...pids, -this.#child.pid, this.#child.pid]) killProcess(pid);
   }
 
@@ -321,10 +333,17 @@ function spawn(
   }
 }
 
-/** What stands before a line that starts with `start`, the rest of that line, and what follows. */
-function split(text: string, start: string): [before: string, line?: string, after?: string] {
-  const at = text.indexOf(start);
-  const end = text.indexOf("\n", at);
+/**
+ * What stands before a line that starts with `start`, the rest of that line, and what follows;
+ * `news`: so much of the text is new.
+ */
+function split(
+  text: string,
+  start: string,
+  news = text.length,
+): [before: string, line?: string, after?: string] {
+  const at = text.indexOf(start, Math.max(0, text.length - news - start.length - 8));
+  const end = text.indexOf("\n", at + start.length);
   if (at < 0 || end < 0) return [text];
   return [text.slice(0, at), text.slice(at + start.length, end), text.slice(end + 1)];
 }

@@ -4,12 +4,13 @@
  * @module
  */
 
-import { type Channel, Waits } from "./channel.ts";
+import { type TcpChannel, Waits } from "./channel.ts";
 import { type Check, checksOf, type ClientStep, type ServerStep } from "./checks.ts";
 import { diagnose } from "./diagnosis.ts";
 import { ClientRun, closeGently, Failed, type Outcome, ServerRun, Untried } from "./interpreter.ts";
 import { MISTAKES } from "./mistakes.ts";
 import { holdDeadPort, waitForPort } from "./ports.ts";
+import { Pace } from "./pace.ts";
 import { checkCommand, findTerminal, newSession, sweep } from "./program.ts";
 import { GradedServer, type Resources } from "./server.ts";
 import { play } from "./stage.ts";
@@ -37,7 +38,7 @@ export async function grade(options: GradeOptions): Promise<Verdict[]> {
     await waitForPort(port, { isTcp: kind.startsWith("tcp"), isOwn, onNote: options.onNote });
   }
   const terminal = command ? await findTerminal() : "pipe";
-  const own = { terminal, waits: new Waits(), session: newSession() };
+  const own = { terminal, waits: new Waits(), session: newSession(), pace: new Pace() };
   const grading = new Grading(options);
   try {
     if (kind.endsWith("server")) await gradeServer(grading, own);
@@ -87,7 +88,8 @@ class Grading {
       const needed = await this.#byName.get(need);
       if (!needed || needed.passed) continue;
       const verdict = this.#untried(check, `not tried: "${need}" comes first`);
-      if (NOT_COUNTED.has(needed)) NOT_COUNTED.add(verdict);
+      const reason = NOT_COUNTED.get(needed);
+      if (reason) NOT_COUNTED.set(verdict, reason);
       return verdict;
     }
     const began = performance.now();
@@ -110,7 +112,7 @@ class Grading {
     } catch (error) {
       if (error instanceof Untried) {
         const verdict = this.#untried(check, `not tried: ${error.message}`);
-        NOT_COUNTED.add(verdict);
+        NOT_COUNTED.set(verdict, error.reason);
         return verdict;
       }
       if (!(error instanceof Failed)) throw error;
@@ -139,13 +141,13 @@ class Grading {
 /** A server serves one check after the other. */
 async function gradeServer(grading: Grading, own: Resources): Promise<void> {
   await using server = new GradedServer(grading.options, own);
-  let kept: Channel | undefined;
+  let kept: TcpChannel | undefined;
   for (const check of grading.checks as Check<ServerStep>[]) {
     const isTask = !check.step.endsWith("+");
     if (!isTask && kept) kept = void await closeGently(kept, own.waits);
     let run: ServerRun | undefined;
     const verdict = await grading.judge(check, async () => {
-      run = new ServerRun(check, { server, waits: own.waits });
+      run = new ServerRun(check, { ...own, server });
       return await run.take(check, kept);
     });
     if (run) kept = await afterCheck(run, { verdict, server, grading, own });
@@ -165,7 +167,7 @@ async function afterCheck(
     grading: Grading;
     own: Resources;
   },
-): Promise<Channel | undefined> {
+): Promise<TcpChannel | undefined> {
   const { passed, mistake, beyond } = verdict;
   const { task = 3 } = grading.options;
   if (!server.isByAddress) {
@@ -189,7 +191,7 @@ async function afterCheck(
 /** Whether the server serves another client. */
 async function answers(
   server: GradedServer,
-  { waits }: Resources,
+  own: Resources,
   isSame: boolean,
 ): Promise<boolean> {
   const probe: Check<ServerStep> = {
@@ -200,7 +202,7 @@ async function answers(
       { do: "probe", by: 1 },
     ],
   };
-  const run = new ServerRun(probe, { server, waits, isSame });
+  const run = new ServerRun(probe, { ...own, server, isSame });
   const isAnswered = await run.take(probe).then(() => true, () => false);
   await run.end({ isLast: !isAnswered && isSame });
   return isAnswered;
@@ -249,7 +251,7 @@ async function tryClient(
     const waits = new Waits();
     const stage = await play(options, { ...own, waits, ...(dead ? { deadPort: dead.port } : {}) });
     try {
-      const outcome = await new ClientRun(check, { stage, stop }).take(check);
+      const outcome = await new ClientRun(check, { stage, stop, pace: own.pace }).take(check);
       if (check.stop !== "each") return outcome;
       failure = outcome;
     } catch (error) {

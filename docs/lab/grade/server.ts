@@ -22,21 +22,20 @@ import {
   portsOf,
   waitForPort,
 } from "./ports.ts";
+import type { Pace } from "./pace.ts";
 import { Program, type Terminal } from "./program.ts";
 import type { Evidence } from "./diagnosis.ts";
 import { errorLine } from "./text.ts";
 import type { GradeOptions } from "./verdict.ts";
 
 const START_MS = 15_000; // for a program to listen: some start slowly, others are compiled first
-const MIN_PATIENCE_MS = 1_500;
-const MAX_PATIENCE_MS = 4_000;
 const CONNECT_MS = 4_000; // for one connection
 const RETRY_MS = 20; // between two looks whether a program listens
 const LAST_WORDS_MS = 300; // from a connection's end to that of its program
 const FREE_MS = 500; // for the port of a program that was ended
 
 /** What one grading has for all its programs. */
-export type Resources = { terminal: Terminal; waits: Waits; session: string };
+export type Resources = { terminal: Terminal; waits: Waits; session: string; pace: Pace };
 
 /** Nobody could be reached: what is known of it. */
 export class Unreachable extends Error {
@@ -58,8 +57,6 @@ export class GradedServer implements AsyncDisposable {
   stopLine = "";
   /** It was seen to serve a client after another: the same process may serve the next check. */
   isSound = false;
-  /** How long an echo took at most. */
-  echoMs = 0;
   /** Nothing speaks against that yet. */
   mayBeSound = true;
   /** What a program left behind. */
@@ -83,14 +80,13 @@ export class GradedServer implements AsyncDisposable {
     this.stopWords = options.stop ?? ["stop", "exit"];
   }
 
-  get isByAddress(): boolean {
-    return this.#options.command === undefined;
+  /** A port that stays in TIME-WAIT is in the way of the next start. */
+  get hasFixedPort(): boolean {
+    return this.#options.port !== undefined;
   }
 
-  /** How long a check that is beyond the tasks waits: an echo took much less. */
-  get patience(): number {
-    const patience = Math.min(MAX_PATIENCE_MS, MIN_PATIENCE_MS + 8 * this.echoMs);
-    return Math.round(patience / 100) * 100;
+  get isByAddress(): boolean {
+    return this.#options.command === undefined;
   }
 
   /** Why what the program prints cannot be seen. */

@@ -57,8 +57,11 @@ export type Verdict = {
   seconds: number;
 };
 
-/** A verdict that does not count, as nothing that the program did is in its way. */
-export const NOT_COUNTED: WeakSet<Verdict> = new WeakSet();
+/**
+ * Verdicts that do not count, as nothing that the program did is in their way: what they are about
+ * could not be seen, or what has ended (in order) would have to be started again.
+ */
+export const NOT_COUNTED: WeakMap<Verdict, "unseen" | "over"> = new WeakMap();
 
 /** Got and asked, by the number of the task. */
 export type Points = Record<string, [got: number, asked: number]>;
@@ -72,14 +75,21 @@ export function sumUp(
   { strict = false, program = "", seconds = 0 } = {},
 ): Result {
   const points: Points = {};
+  let isOpen = false; // a task of which nothing could be tried any more
   for (const verdict of verdicts) {
     const point = points[verdict.task] ??= [0, 0];
-    if (NOT_COUNTED.has(verdict) || (verdict.beyond && !strict)) continue;
+    if (verdict.beyond && !strict) continue;
+    if (NOT_COUNTED.has(verdict)) continue;
     if (verdict.passed) point[0]++;
     point[1]++;
   }
+  for (const [task, [, asked]] of Object.entries(points)) {
+    isOpen ||= asked === 0 &&
+      verdicts.some((verdict) => `${verdict.task}` === task && NOT_COUNTED.get(verdict) === "over");
+  }
   const all = Object.values(points);
-  const passed = all.length > 0 && all.every(([got, asked]) => asked > 0 && got === asked);
+  const passed = !isOpen && all.some(([got]) => got > 0) &&
+    all.every(([got, asked]) => got === asked);
   return { program, passed, points, seconds };
 }
 
