@@ -159,7 +159,7 @@ const TCP_SERVER_CHECKS: Check<ServerStep>[] = [
     came: "the same",
     needs: NEXT,
   }),
-  check("3", "long, then short", [...say("{1#200}\n"), ...say("Hi {2}\n")], {
+  check("3", "long, then short", [...say("{1#200}\n"), ...say("Hi {2}\n"), step("quiet")], {
     usual: "keepsOldBytes",
     needs: ["200 letters", ...TALK],
     came: "the same",
@@ -525,7 +525,7 @@ const UDP_CLIENT_CHECKS: Check<ClientStep>[] = [
     usual: "noTimeout",
     needs: ECHOED,
   }),
-  check("2+", "a stranger's reply", [
+  check("3+", "a stranger's reply", [
     ...converse("Hello {1}"),
     type("Hello {2}"),
     hear("Hello {2}"),

@@ -81,6 +81,15 @@ const SHOWN_BY_END: readonly Mistake[] = [
   "closesEarly",
   "printsPart",
 ];
+/** Where it ended with an error, the check must be about what it may have stumbled over. */
+const SHOWN_BY_ERROR: readonly Mistake[] = [
+  "emptyDatagram",
+  "emptyLineEnds",
+  "findsStopInside",
+  "diesOfReset",
+  "diesOfLeaver",
+  "leavesAtWordInside",
+];
 /** A connection that closes at such a check does so, too. */
 const SHOWN_BY_CLOSE: readonly Mistake[] = [
   "emptyLineEnds",
@@ -105,8 +114,9 @@ const ERROR_WORDS: [RegExp, Mistake][] = [
 
 /** What is wrong, by what was seen. */
 export function diagnose(evidence: Evidence): Diagnosis {
-  const { usual } = evidence;
-  const { cause, mistake, proves = [], allows = [] } = look(evidence);
+  const isLater = evidence.usual === "readsOnce" && (evidence.earlier?.length ?? 0) > 1;
+  const usual = isLater ? "closesEarly" : evidence.usual; // it read more than once
+  const { cause, mistake, proves = [], allows = [] } = look({ ...evidence, usual });
   if (usual && proves.includes(usual)) return { mistake: usual, guess: false, cause };
   if (usual && allows.includes(usual)) return { mistake: usual, guess: usual !== mistake, cause };
   return { mistake, guess: false, cause };
@@ -145,9 +155,10 @@ function ofExit(
 ): Seen {
   const cause = `it ended with code ${code}${words && `: ${words}`}`;
   const named = namedBy(words);
+  const proves = code === 0 ? SHOWN_BY_END : SHOWN_BY_ERROR;
   const isKnown = code !== 0 && named !== undefined && mistake !== "endsUnasked";
-  if (isKnown && !(usual && SHOWN_BY_END.includes(usual))) return { cause, mistake: named };
-  return { cause, mistake, proves: SHOWN_BY_END, allows: ["decodesAscii", "decodesBytes"] };
+  if (isKnown && !(usual && proves.includes(usual))) return { cause, mistake: named };
+  return { cause, mistake, proves, allows: ["decodesAscii", "decodesBytes"] };
 }
 
 function namedBy(words: string): Mistake | undefined {
@@ -219,6 +230,8 @@ function seeOutput(
 function seeMore(evidence: Evidence): Seen | undefined {
   const { came, expected, side, isUdp, usual, wants, isReconnected } = evidence;
   if (isReconnected) return { cause: "it came on another connection", mistake: "reconnects" };
+  const old = seeOldBytes(evidence);
+  if (old) return old;
   const [got, text] = [decode(came), decode(expected).trimEnd()];
   if (/\bb['"]/.test(got) && !/\bb['"]/.test(text)) {
     return { cause: `${show(came)} came`, mistake: "sendsBytesAsText" };
@@ -253,7 +266,7 @@ function seeOther(evidence: Evidence): Seen | undefined {
     const mistake = isUdp ? "repliesTwice" : "repeatsEarlier";
     return { cause: `an earlier sentence came: ${show(came)}`, mistake, allows: ["mixesClients"] };
   }
-  if (!isIn(others)) return seeOldBytes(evidence);
+  if (!isIn(others)) return undefined;
   return { cause: `another client's sentence came: ${show(came)}`, mistake: "mixesClients" };
 }
 
