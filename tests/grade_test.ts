@@ -513,11 +513,12 @@ Deno.test("the command line: lines of 80 columns, points, an exit code", {
   assertMatch(lines[0]!, /^ok 1 {2}prints the sentence: "Hello \w{6}\\n" → printed$/);
   const at = lines.indexOf("no 3  many sentences");
   assertMatch(lines[at + 1]!, /^ {6}sent: {2}"2 \w{6}\\n"$/);
-  assertEquals(lines.slice(at + 2, at + 5), [
-    "      came:  the end",
-    "      seen:  the end came in place of an echo",
+  assertMatch(lines[at + 2]!, /^ {6}came: {2}(the end|a reset)$/); // whichever is read first
+  assertMatch(lines[at + 3]!, /^ {6}seen: {2}(the end|a reset) came in place of an echo$/);
+  assertEquals(
+    lines[at + 4],
     "      so:    it reads once: recv() or recvfrom() belongs in a loop",
-  ]);
+  );
   assert(lines.includes('-- 3  stop word: not tried: "stop word inside" comes first'));
   assertMatch(lines.at(-1)!, /^task 3: 0 of 5, and beyond it 0 of \d$/);
 });
@@ -611,9 +612,8 @@ Deno.test("what leaves its group, or is deaf to signals, is ended and reported",
     /^(grade: it left a process behind, which is ended now: sleep \(process \d+\)\n)+$/,
   );
   const [, pid] = /process (\d+)/.exec(stderr)!;
-  const { success } = await new Deno.Command("kill", { args: ["-0", pid!], stderr: "null" })
-    .output();
-  assertEquals(success, false);
+  const { stdout } = await new Deno.Command("ps", { args: ["-o", "stat=", "-p", pid!] }).output();
+  assertMatch(new TextDecoder().decode(stdout), /^(Z.*\n)?$/); // gone, or it waits for its parent
 });
 
 for (const [signal, code] of [["SIGINT", 130], ["SIGHUP", 129]] as const) {
