@@ -87,6 +87,28 @@ Deno.test("a check needs only what stands before it, and has a name of its own",
   }
 });
 
+Deno.test("the grader's page has every check, with its task, and no other", () => {
+  const page = Deno.readTextFileSync(fileUrl("docs/lab/grader.md"));
+  const [servers, clients] = page.split("## What each check means: ").slice(1);
+  for (const [side, text] of [["server", servers!], ["client", clients!]] as const) {
+    const rows = [...text.matchAll(/^\| (.+?) +\| (\d\+?) +\| (both|TCP|UDP) +\|/gm)]
+      .map(([, name, step, over]) => `${name} ${step} ${over}`);
+    const checks = new Map<string, Set<string>>();
+    for (const protocol of ["tcp", "udp"] as const) {
+      for (const task of [1, 3]) {
+        for (const { name, step } of checksOf(`${protocol}-${side}`, { task })) {
+          const over = checks.get(`${name} ${step}`) ?? new Set();
+          checks.set(`${name} ${step}`, over.add(protocol.toUpperCase()));
+        }
+      }
+    }
+    const expected = [...checks].map(([row, over]) =>
+      `${row} ${over.size === 2 ? "both" : [...over]}`
+    );
+    assertEquals(rows.sort(), expected.sort());
+  }
+});
+
 // ---- The diagnosis ----
 
 const SENTENCE = "Hello mafafo\n";

@@ -212,6 +212,7 @@ async function gradeClass(command: Command, args: string[]): Promise<report.Repo
   let printed = 0;
   await runAll(parsed.map(({ options, strict }, i) => ({
     port: options.port,
+    isClient: options.kind.endsWith("client"),
     run: async () => {
       const { kind } = options;
       const program = entries[i]!.name;

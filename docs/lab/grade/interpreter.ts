@@ -33,7 +33,7 @@ const SETTLE_MS = 500; // for a piece to be dealt with, before the next is sent
 const SILENCE_MS = 300; // in which nothing comes: a late one that is missed wrongs nobody
 const REST_MS = 100; // for the rest of an echo that differs, for the other end of a connection
 const REFUSED_MS = 1_500; // for a client to show something else than an echo, or not
-const LONG_MS = 5_000;
+const LONG_MS = 10_000; // then it is not tried to the end
 const LONG_BYTES = 65_536; // an echo that comes in many pieces
 
 /** What a check saw: of one that failed, the evidence. */
