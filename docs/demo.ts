@@ -103,9 +103,11 @@ export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> 
     if (event.event === "close") closed.resolve();
   }
   const { input, onReady, hangUp } = typist(log, sentences);
+  let ending: ReturnType<typeof setTimeout> | undefined;
   function onTrace(traceCall: tcp.TraceCall): void {
     log.call("client", traceCall);
-    if (traceCall.call === "read() = null") setTimeout(hangUp, 0); // once the client knows of it
+    // Once the client knows of it:
+    if (traceCall.call === "read() = null") ending = setTimeout(hangUp, 0);
   }
   const server = tcp.serve({
     port: 0,
@@ -121,6 +123,7 @@ export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> 
     });
     await closed.promise;
   } finally {
+    clearTimeout(ending);
     await server.shutdown();
   }
   const title = "TCP: a connection, sentences and their echoes, an orderly end";
