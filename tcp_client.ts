@@ -69,7 +69,7 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
     // Step 1b: create a TCP socket. Step 1c: send a connection request. In Deno one call does both.
     const late = new AbortController();
     const request = Deno.connect({ hostname, port, signal: late.signal });
-    const failure = await failureOf(request, timeoutSeconds);
+    const failure = await failureOf(request, { hostname, timeoutSeconds });
     if (!failure) return opened(await request, options);
     late.abort();
     request.then((conn) => conn.close(), () => {}); // it may still come
@@ -82,13 +82,19 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
 }
 
 /** Why a request to connect came to nothing; undefined where it did not. */
-async function failureOf(request: Promise<Deno.TcpConn>, timeoutSeconds: number): Promise<unknown> {
+async function failureOf(
+  request: Promise<Deno.TcpConn>,
+  { hostname, timeoutSeconds }: { hostname: string; timeoutSeconds: number },
+): Promise<unknown> {
   try {
     const conn = await within(timeoutSeconds * 1000, request);
     if (!conn) return new Deno.errors.TimedOut(`no answer within ${timeoutSeconds} s`);
     if (isSelfConnect(conn)) return new Deno.errors.ConnectionRefused("connection refused");
   } catch (error) {
-    return error;
+    if (!(error instanceof Deno.errors.AddrNotAvailable)) return error;
+    // The system says "cannot assign requested address". Over IPv6 it may have none to assign.
+    const reason = `no local port is free${hostname.includes(":") ? ", or no IPv6 address" : ""}`;
+    return new Deno.errors.AddrNotAvailable(reason, { cause: error });
   }
 }
 
@@ -688,7 +694,7 @@ function toProbePlan(
 
 /** Whether an option is among the arguments, by its name or by its letter, which is its first. */
 function isGiven(option: string, args: string[]): boolean {
-  const pattern = new RegExp(`^(${option}|-[A-Za-z]*${option[2]})(=|$)`);
+  const pattern = new RegExp(`^(${option}(=|$)|-[A-Za-z]*${option[2]}([^A-Za-z]|$))`); // also -qs20
   return optionsOf(args).some((arg) => pattern.test(arg));
 }
 

@@ -33,7 +33,7 @@ const BULK_TURN_MS = 50; // the same for large reads: one of hundreds of bulk cl
 const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
 const SWEEP_MS = 50; // between two looks at who is silent
 const SENTENCE_SWEEPS = 10; // 500 ms of silence end a sentence that was sent without a line end
-const DRAINED_SWEEPS = 3; // without a byte, at the end: all that was received is read
+const DRAINED_SWEEPS = 5; // without a byte, at the end: all that was received is read
 const GRACE_MS = 5_000; // for a client to take its last echoes and to close
 const REPORT_MS = 500; // into a shutdown it reports what it waits for
 
@@ -53,7 +53,10 @@ export function serve(options: ServeOptions = {}): EchoServer {
     // Step 1: create a TCP socket. Step 2: attach it to an address and a port. Step 3: listen for
     // connection requests. In Deno these three are one call.
     listener = Deno.listen({ transport: "tcp", hostname, port, reusePort });
-  } catch (cause) {
+  } catch (error) {
+    // The system says "address already in use", where it was to find one that is not.
+    const isFull = port === 0 && error instanceof Deno.errors.AddrInUse;
+    const cause = isFull ? new Deno.errors.AddrInUse("no local port is free") : error;
     throw cannot(`listen on ${formatAddress({ hostname, port })}`, cause);
   }
   try {
@@ -71,7 +74,7 @@ class Server {
   readonly #stopWords: Uint8Array[];
   readonly #options: ServeOptions;
   readonly #onTrace: ((call: TraceCall) => void) | undefined;
-  readonly #connections = new Map<Connection, Promise<void>>();
+  readonly #connections = new Set<Connection>();
   readonly #bulk = new Set<Connection>(); // those that wait with a large buffer
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
   readonly #startedAt = performance.now(); // ms
@@ -110,8 +113,9 @@ class Server {
       }
       try {
         const connection = new Connection(await this.#listener.accept());
+        this.#connections.add(connection);
         this.#onTrace?.({ step: "4", call: "accept()", peer: connection.peer });
-        this.#connections.set(connection, this.#serveClient(connection));
+        connection.served = this.#serveClient(connection);
         if (once) this.#stopAccepting();
       } catch (error) {
         if (this.#accepting) await this.#surviveAccept(error);
@@ -199,7 +203,7 @@ class Server {
   #close(connection: Connection): void {
     if (connection.isClosed) return;
     connection.isClosed = true;
-    connection.stopWaiting();
+    connection.resume();
     this.#onTrace?.({ step: "6", call: "close()", peer: connection.peer });
     connection.conn.close();
   }
@@ -218,7 +222,8 @@ class Server {
     const { addr } = this.#listener;
     const { hostname, port } = addr;
     const { signal, onEvent } = this.#options;
-    onEvent?.({ event: "listening", transport: "tcp", hostname, port });
+    const listening = onEvent?.({ event: "listening", transport: "tcp", hostname, port });
+    if (listening instanceof Promise) listening.catch((error) => this.#abort(error));
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -235,10 +240,10 @@ class Server {
   async #run(): Promise<void> {
     const sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
     await this.#acceptClients();
-    await Promise.all(this.#connections.values());
+    await Promise.all([...this.#connections].map(({ served }) => served));
     clearInterval(sweeper);
     const seconds = secondsSince(this.#startedAt);
-    this.#report({ event: "shutdown", ...this.#totals, seconds });
+    await this.#report({ event: "shutdown", ...this.#totals, seconds });
     if (this.#failure) throw this.#failure.error;
   }
 
@@ -264,7 +269,8 @@ class Server {
     if (!this.#options.quiet) {
       const { peer } = connection;
       const event = { event: "message", peer, bytes, ...preview(start, bytes) } as const;
-      connection.printing = this.#report(event);
+      const printing = this.#report(event);
+      if (!this.#isEnding) connection.printing = printing; // at the end nobody waits for it
     }
     return isStopWord(start, this.#stopWords);
   }
@@ -344,7 +350,7 @@ class Server {
   #abort(error: unknown): void {
     this.#failure ??= { error };
     this.#stopAccepting();
-    for (const connection of this.#connections.keys()) this.#close(connection);
+    for (const connection of this.#connections) this.#close(connection);
   }
 
   // ---- Deadlines ----
@@ -359,7 +365,7 @@ class Server {
     if (this.#isEnding) return;
     this.#endsAt = performance.now() + GRACE_MS;
     this.#silentSweeps = 0; // what was sent before is still on its way
-    for (const connection of this.#connections.keys()) connection.stopWaiting();
+    for (const connection of this.#connections) connection.resume();
   }
 
   /**
@@ -374,7 +380,7 @@ class Server {
     const allSilent = this.#silentSweeps++ >= DRAINED_SWEEPS; // else one may wait for its turn
     const isOver = now >= this.#endsAt && this.#overdueSweeps++ > 0;
     if (now >= this.#endsAt - GRACE_MS + REPORT_MS && !isOver) this.#reportWaiting();
-    for (const connection of this.#connections.keys()) {
+    for (const connection of this.#connections) {
       const silent = connection.isAwaited ? connection.silentSweeps++ : 0;
       if (silent >= SENTENCE_SWEEPS && !connection.isWriting) this.#endSilentSentence(connection);
       if (isOver || now >= connection.closesAt && connection.overdueSweeps++ > 0) {
@@ -420,10 +426,11 @@ class Connection {
   isClosed = false;
   silentSweeps = 0; // in which it was waited for and no byte moved
   printing: Promise<unknown> | undefined; // while its lines wait for room in the output
-  stopWaiting = (): void => {}; // for that room
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
   overdueSweeps = 0; // since then
+  served: Promise<void> | undefined; // resolves when it is closed
+  #onResume = (): void => {};
   #largeBuffer: Uint8Array<ArrayBuffer> | undefined;
 
   constructor(conn: Deno.TcpConn) {
@@ -431,13 +438,19 @@ class Connection {
     this.peer = formatAddress(conn.remoteAddr);
   }
 
-  /** Waits until its lines have room, or until `stopWaiting` is called. */
+  /** Waits until its lines have room, or until `resume` is called. */
   async printed(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.stopWaiting = resolve;
+    this.#onResume = resolve;
     this.printing?.then(() => resolve());
     await promise;
     this.printing = undefined;
+  }
+
+  /** Ends that wait, as the server ends. */
+  resume(): void {
+    this.printing = undefined;
+    this.#onResume();
   }
 
   get largeBuffer(): Uint8Array<ArrayBuffer> {

@@ -36,7 +36,7 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   // Step 1a: get IP address and port number of the server. A name may have several addresses.
   const { hostname = HOSTNAME, port = PORT } = options;
   const addresses = await resolveInTime(hostname, options.timeoutSeconds);
-  requireNet(...addresses.flatMap((address) => permissionsFor(address, port)));
+  requireNet(...new Set(addresses.flatMap((address) => permissionsFor(address, port))));
   if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
   return new EchoSocket(addresses.map((hostname) => ({ hostname, port })), options);
 }
@@ -1108,7 +1108,7 @@ function toProbePlan(
 
 /** Whether an option is among the arguments, by its name or by its letter, which is its first. */
 function isGiven(option: string, args: string[]): boolean {
-  const pattern = new RegExp(`^(${option}|-[A-Za-z]*${option[2]})(=|$)`);
+  const pattern = new RegExp(`^(${option}(=|$)|-[A-Za-z]*${option[2]}([^A-Za-z]|$))`); // also -qs20
   return optionsOf(args).some((arg) => pattern.test(arg));
 }
 

@@ -127,15 +127,15 @@ class Server {
         const sentence = this.#takeSentence(bytes, session);
         const stops = isStopWord(sentence, this.#stopWords);
         if (echo && fate) {
-          if (!await this.#sendCopies(bytes, { fate, session, stops })) continue;
+          if (!await this.#sendCopies(bytes, { from, fate, session, stops })) continue;
         } else if (echo) {
           if (this.#isLoop(bytes, { reply: bytes, peer }) || this.#isOverRate(session)) continue;
           this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
-          await this.#socket.send(bytes, session.address);
+          await this.#socket.send(bytes, from);
         }
         if (stops && !this.#isClosed) this.#endSession(session, { isEchoed: !(echo && fate) });
       } catch (error) {
-        if (session) this.#failToSend(error, session);
+        if (session) this.#failToSend(error, session.peer);
         else if (!this.#isClosed) await this.#surviveReceive(error);
       } finally {
         this.#isAnswering = false;
@@ -146,10 +146,10 @@ class Server {
 
   /** Step 5 over the lossy network, for each copy of a reply. */
   async #sendCopy(reply: Reply): Promise<void> {
-    const { bytes, session: { peer, address } } = reply;
+    const { bytes, peer, to } = reply;
     try {
       this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
-      await this.#socket.send(bytes, address);
+      await this.#socket.send(bytes, to);
       reply.isSent = true;
       if (reply.stops) this.#linger();
     } catch (error) {
@@ -200,14 +200,16 @@ class Server {
 
   /** The session of a peer; none for one that must not be answered. */
   #meet(peer: string, from: Deno.NetAddr): Session | undefined {
+    if (this.#zone && isLinkLocal(from.hostname)) from.hostname += this.#zone;
     const known = this.#sessions.get(peer);
     if (known) return known;
-    if (isLinkLocal(from.hostname)) from.hostname += this.#zone;
     const refusal = refusalOf(from, this.#addr.port);
     if (refusal) return this.#leaveUnanswered(peer, refusal);
     if (!this.#allAllowed && !this.#isAllowed(peer, from.hostname)) return undefined;
-    if (this.#sessions.size >= MAX_SESSIONS) forgetFirst(this.#sessions);
-    const session = new Session(peer, from);
+    // The object of a forgotten peer is used again: new ones would make V8 keep more memory.
+    const isFull = this.#sessions.size >= MAX_SESSIONS;
+    const session = isFull ? takeFirst(this.#sessions) : new Session();
+    session.begin(peer);
     this.#sessions.set(peer, session);
     return session;
   }
@@ -277,7 +279,7 @@ class Server {
     return isOver;
   }
 
-  #failToSend(error: unknown, { peer }: Session): void {
+  #failToSend(error: unknown, peer: string): void {
     const { code, name } = error as { code?: string; name?: string };
     const macOs = code === "EMSGSIZE" ? "; on macOS net.inet.udp.maxdgram is the limit" : "";
     const hint = `: ${reasonOf(error)}${macOs}`;
@@ -311,7 +313,12 @@ class Server {
   /** Hands a reply to the lossy network. Returns whether its datagram is dealt with. */
   async #sendCopies(
     datagram: Uint8Array,
-    { fate, session, stops }: { fate: Fate; session: Session; stops: boolean },
+    { from, fate, session, stops }: {
+      from: Deno.NetAddr;
+      fate: Fate;
+      session: Session;
+      stops: boolean;
+    },
   ): Promise<boolean> {
     const { rate = 0, delayMs = 0 } = this.#options;
     const { peer } = session;
@@ -333,7 +340,8 @@ class Server {
       return false;
     }
     this.#heldBytes += cost;
-    const reply: Reply = { bytes, session, stops, cost, copies: delays.length, isSent: false };
+    const copies = delays.length;
+    const reply: Reply = { bytes, peer, to: from, stops, cost, copies, isSent: false };
     for (const ms of delays) {
       if (delayMs === 0) await this.#sendCopy(reply);
       else {
@@ -360,7 +368,7 @@ class Server {
     if (--reply.copies > 0) return;
     this.#heldBytes -= reply.cost;
     if (reply.isSent) return;
-    if (reply.failure) this.#failToSend(reply.failure.error, reply.session);
+    if (reply.failure) this.#failToSend(reply.failure.error, reply.peer);
     else this.#totals.dropped = (this.#totals.dropped ?? 0) + 1; // it was held at the end
   }
 
@@ -428,13 +436,18 @@ class Server {
 
 /** What is remembered of a peer: UDP has no connection that would. */
 class Session {
+  peer = "";
   startedAt = 0; // ms: when its first message came
   messages = 0; // since then
   bytes = 0;
   #tokens = 0; // replies that --rate still allows
-  #refilledAt = -1_000; // ms: a second ago and more, so all tokens are there
+  #refilledAt = 0; // ms
 
-  constructor(readonly peer: string, readonly address: Deno.NetAddr) {}
+  begin(peer: string): void {
+    this.peer = peer;
+    this.messages = this.bytes = 0;
+    this.#refilledAt = -1_000; // a second ago and more, so all tokens are there
+  }
 
   /** Takes one of `rate` tokens, which come back in a second. Returns whether there was one. */
   takeToken(rate: number): boolean {
@@ -475,9 +488,11 @@ function isAllAllowed(): boolean {
   return state === "granted" && !partial;
 }
 
-/** Forgets what was put into a map first. */
-function forgetFirst(map: Map<string, unknown>): void {
-  map.delete(map.keys().next().value!);
+/** Takes what was put into a map first out of it. */
+function takeFirst<Value>(map: Map<string, Value>): Value {
+  const [key, value] = map.entries().next().value!;
+  map.delete(key);
+  return value;
 }
 
 /**
@@ -507,7 +522,8 @@ type Timer = ReturnType<typeof setTimeout>;
 /** A reply on its way through the lossy network. */
 type Reply = {
   bytes: Uint8Array;
-  session: Session;
+  peer: string;
+  to: Deno.NetAddr;
   stops: boolean; // it is the echo of a stop word
   cost: number; // bytes of memory
   copies: number; // that are held or being sent
@@ -572,7 +588,7 @@ class LossyNetwork {
     const count = this.#doublings.get(key) ?? 0;
     const mayDouble = count < MAX_DOUBLED;
     this.#doublings.delete(key);
-    if (this.#doublings.size >= MAX_DIFFERENT) forgetFirst(this.#doublings);
+    if (this.#doublings.size >= MAX_DIFFERENT) takeFirst(this.#doublings);
     this.#doublings.set(key, doubles && mayDouble ? count + 1 : count);
     return mayDouble || !doubles;
   }

@@ -103,11 +103,10 @@ export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> 
     if (event.event === "close") closed.resolve();
   }
   const { input, onReady, hangUp } = typist(log, sentences);
-  let ending: ReturnType<typeof setTimeout> | undefined;
+  let hungUp: Promise<void> | undefined;
   function onTrace(traceCall: tcp.TraceCall): void {
     log.call("client", traceCall);
-    // Once the client knows of it:
-    if (traceCall.call === "read() = null") ending = setTimeout(hangUp, 0);
+    if (traceCall.call === "read() = null") hungUp = sleep(0).then(hangUp); // the client knows then
   }
   const server = tcp.serve({
     port: 0,
@@ -123,7 +122,7 @@ export async function tcpScene(sentences: string[] = SENTENCES): Promise<Scene> 
     });
     await closed.promise;
   } finally {
-    clearTimeout(ending);
+    await hungUp;
     await server.shutdown();
   }
   const title = "TCP: a connection, sentences and their echoes, an orderly end";

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { hasTool } from "./_helpers.ts";
+import { fileUrl, hasTool } from "./_helpers.ts";
 
 /** What is written for a run, and its output; whoever runs it removes this. */
 export const temp: string = Deno.makeTempDirSync({ prefix: "echo-bench-" });
@@ -17,8 +17,9 @@ export type Contender = {
   name: string;
   command: (port: number) => string[];
   tool?: string; // what must be installed
-  toFile?: boolean; // its stdout; otherwise it is discarded
-  floor?: number; // the least ratio to the bare loop
+  output?: "file" | "pipe"; // where it prints, and its sentences are counted; else it is discarded
+  floor?: number; // the least ratio to the bare loops
+  isBefore?: boolean; // the edition before, of the contender in front of it
 };
 
 /** The loop everybody would write; with TCP_NODELAY, as ours. Arguments: port, buffer size. */
@@ -89,20 +90,60 @@ func main() {
 	}
 }`;
 
-export function ours(name: string, ...flags: string[]): Contender {
-  const allowed = (port: number): string => name === "udp" ? "127.0.0.1" : `127.0.0.1:${port}`;
+/** A server of ours. */
+export function ours(
+  transport: Transport,
+  flags: string[] = [],
+  { folder = fileUrl(".").href, net = [] as string[], ...more }:
+    & { folder?: string; net?: string[] }
+    & Partial<Contender> = {},
+): Contender {
+  const script = `${transport}_server.ts`;
   return {
-    name: [`${name}_server.ts`, ...flags].join(" "),
-    command: (port) => deno(scriptUrl(name), allowed(port), "--port", `${port}`, ...flags),
+    name: [script, ...flags, ...(more.output ? [`> ${more.output}`] : [])].join(" "),
+    command: (port) => {
+      const address = transport === "udp" ? "127.0.0.1" : `127.0.0.1:${port}`;
+      const allow = net.length > 0 ? net : [`--allow-net=${address}`];
+      return deno(`${folder}${script}`, ...allow)("--port", `${port}`, ...flags);
+    },
+    ...more,
   };
 }
 
-function scriptUrl(name: string): string {
-  return new URL(`../${name}_server.ts`, import.meta.url).href;
+/** A server of ours that has to reach `floor`, and the same of the edition before. */
+export function both(
+  transport: Transport,
+  flags: string[],
+  more: { floor: number; output?: "file" | "pipe" },
+): Contender[] {
+  const now = ours(transport, flags, more);
+  if (!BEFORE) return [now];
+  const { floor: _, ...others } = more;
+  const before = ours(transport, flags, { ...others, folder: BEFORE });
+  return [now, { ...before, name: `${before.name}, the edition before`, isBefore: true }];
 }
 
-function deno(script: string, allowNet: string, ...args: string[]): string[] {
-  return [Deno.execPath(), "run", "--unstable-net", `--allow-net=${allowNet}`, script, ...args];
+function deno(script: string, ...flags: string[]): (...args: string[]) => string[] {
+  return (...args) => [Deno.execPath(), "run", "--unstable-net", ...flags, script, ...args];
+}
+
+/** The commit of the edition before. */
+export const EDITION_BEFORE = "4c38b73";
+/** A folder with its scripts; none where git does not have them. */
+const BEFORE: string | undefined = takeOut(EDITION_BEFORE);
+
+function takeOut(commit: string): string | undefined {
+  const folder = `${temp}/before/`;
+  Deno.mkdirSync(folder);
+  for (const name of ["tcp_server.ts", "udp_server.ts", "deno.json"]) {
+    const show = { args: ["show", `${commit}:${name}`], cwd: fileUrl(".") };
+    const { success, stdout } = new Deno.Command("git", show).outputSync();
+    if (!success) return;
+    Deno.writeFileSync(`${folder}${name}`, stdout);
+  }
+  const { imports, unstable } = JSON.parse(Deno.readTextFileSync(`${folder}deno.json`));
+  Deno.writeTextFileSync(`${folder}deno.json`, JSON.stringify({ imports, unstable }));
+  return `file://${folder}`;
 }
 
 /** How a tool is asked for its version, if it is not by `--version`. */
@@ -114,7 +155,8 @@ export function isInstalled({ tool }: Contender): boolean {
 
 function inDeno(name: string, source: string, ...args: string[]): Contender {
   const script = written(source, "js");
-  return { name, command: (port) => deno(script, "127.0.0.1", `${port}`, ...args) };
+  const command = deno(script, "--allow-net=127.0.0.1");
+  return { name, command: (port) => command(`${port}`, ...args) };
 }
 
 function inNode(name: string, source: string): Contender {
@@ -156,6 +198,8 @@ export function epoll(transport: Transport): Contender {
 }
 
 export const BARE = inDeno("bare Deno loop", BARE_TCP, "65536");
+/** The same once more: what two of the same make of the same rounds. */
+export const BARE_AGAIN: Contender = { ...BARE, name: "bare Deno loop, once more" };
 export const BARE_16 = inDeno("bare Deno loop, 16 KiB buffer", BARE_TCP, "16384");
 export const PIPE = inDeno("Deno `readable.pipeTo(writable)`", PIPE_TCP);
 export const NODE = inNode("Node `net`", NODE_NET);
@@ -173,15 +217,11 @@ export const NCAT: Contender = {
   command: (port) => ["ncat", "-lkm", "1000", "-e", "/bin/cat", "127.0.0.1", `${port}`],
   tool: "ncat",
 };
-export const QUIET = ours("tcp", "--quiet");
-export const CROWDED = ours("tcp", "--quiet", "--max-connections", "20000");
-export const PRINTING = { ...ours("tcp"), toFile: true };
+export const QUIET = ours("tcp", ["--quiet"]);
+export const CROWDED = ours("tcp", ["--quiet", "--max-connections", "20000"]);
+export const PRINTING = ours("tcp", [], { output: "file" });
 export const BARE_UDP_LOOP = inDeno("bare Deno loop", BARE_UDP);
+export const BARE_UDP_AGAIN: Contender = { ...BARE_UDP_LOOP, name: "bare Deno loop, once more" };
 export const NODE_UDP = inNode("Node `dgram`", NODE_DGRAM);
 export const BUN_UDP = inBun("Bun, Node's `dgram`", NODE_DGRAM);
 export const GO_UDP = inGo("Go", GO_PACKETS);
-/** May answer all of loopback, and asks Deno about each host. */
-export const WIDE_UDP: Contender = {
-  name: "udp_server.ts",
-  command: (port) => deno(scriptUrl("udp"), "127.0.0.0/8", "--port", `${port}`),
-};

@@ -12,6 +12,7 @@ import {
   makeLink,
   makeNetwork,
   NEEDS,
+  type Network,
   PLAIN_UDP,
   python,
   seconds,
@@ -25,9 +26,11 @@ import {
   freePort,
   type Program,
   readExactly,
+  type Result,
   rudeServer,
   runScript,
   spawn,
+  type SpawnOptions,
   UdpPeer,
   writeAll,
 } from "./_helpers.ts";
@@ -279,22 +282,166 @@ test("addresses of one link: fe80::2%veth0", NEEDS.namespace, async (t) => {
   }
 });
 
+/** A UDP echo server at the far side of a link, and what a client at the near side is run with. */
+async function farServer(
+  link: ReturnType<typeof makeLink>,
+): Promise<AsyncDisposable & { args: string[]; options: SpawnOptions }> {
+  const server = python(PLAIN_UDP.replace("127.0.0.1", "10.9.8.2"), [], { via: link.far.via });
+  const port = await server.nextLine();
+  return {
+    args: ["-H", "10.9.8.2", "-p", port],
+    options: { via: link.near.via, allowNet: `0.0.0.0:0,10.9.8.2:${port}` },
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
+}
+
+test("its own link is down for one sentence: that one is lost", NEEDS.namespace, async (t) => {
+  const rows: [string, string, string, RegExp][] = [
+    [
+      "down: the system refuses to send",
+      "ip link set veth0 down",
+      "ip link set veth0 up",
+      /^udp_client: sentence 2 is lost: cannot send to 10\.9\.8\.2:\d+: network is unreachable$/m,
+    ],
+    [
+      "a firewall: the same, in other words",
+      "nft 'add table ip echo; add chain ip echo out { type filter hook output priority 0; policy drop; }'",
+      "nft delete table ip echo",
+      /^udp_client: sentence 2 is lost: cannot send to \S+: refused by the system \(EPERM\)$/m,
+    ],
+  ];
+  for (const [name, down, up, said] of rows) {
+    await t.step(name, async () => {
+      using link = makeLink();
+      await using server = await farServer(link);
+      const args = [...server.args, "--timeout", "0.2", "--retries", "1"];
+      await using client = spawn("udp_client.ts", args, server.options);
+      await client.write("one\n");
+      assertEquals(await client.nextLine(), "one");
+      link.near.run(down);
+      await client.write("two\n");
+      const before = await client.stderr.until("sentence 2 is lost");
+      link.near.run(up);
+      await client.write("three\n");
+      await client.end();
+      const { code, stdout, stderr } = await client.finish();
+      assertEquals([code, stdout], [1, "three\n"]);
+      assertMatch(before + stderr, said);
+    });
+  }
+});
+
+test(
+  "a link that takes nothing: a try is as long as one that is not answered",
+  NEEDS.namespace,
+  async () => {
+    using link = makeLink();
+    await using server = await farServer(link);
+    // Who has the address is not known, and so much waits for it that the send buffer is full.
+    link.near.run("echo 4000000 > /proc/sys/net/ipv4/neigh/veth0/unres_qlen_bytes");
+    link.near.run("echo 600000 > /proc/sys/net/ipv4/neigh/veth0/retrans_time_ms");
+    link.far.run("ip link set veth0 down");
+    const stdin = `${"x".repeat(65_000)}\n`.repeat(6);
+    const args = [...server.args, "--timeout", "0.05", "--retries", "2", "--json", "--no-stop"];
+    const { code, stdout } = await runScript("udp_client.ts", args, { ...server.options, stdin });
+    const events = eventsOf(stdout);
+    const { sent, echoed, lost } = events.at(-1);
+    assertEquals([code, sent, echoed, lost], [1, 6, 0, 6]);
+  },
+);
+
 // ---- Names ----
 
-test("a name server that never answers: --timeout ends it", NEEDS.namespace, async () => {
+/** Runs `udp_client.ts` in a network with some lines in its /etc/hosts. */
+async function runWithHosts(
+  network: Network,
+  hosts: string,
+  args: string[],
+  allowNet: string,
+): Promise<Result> {
+  const file = await Deno.makeTempFile();
+  try {
+    await Deno.writeTextFile(file, hosts);
+    const bind = 'mount --bind "$0" /etc/hosts && exec "$@"';
+    const via = [...network.via, "unshare", "--mount", "sh", "-c", bind, file];
+    return await runScript("udp_client.ts", args, { via, allowNet });
+  } finally {
+    await Deno.remove(file);
+  }
+}
+
+test(
+  "a name with several addresses: the next where the first never answers",
+  NEEDS.namespace,
+  async (t) => {
+    using network = makeNetwork();
+    await using server = python(PLAIN_UDP, [], network);
+    const port = await server.nextLine();
+    const hosts = "127.0.0.2 echo.test\n127.0.0.1 echo.test\n";
+    const args = ["-H", "echo.test", "-p", port, "--timeout", "0.2", "--retries", "1", "hello"];
+
+    await t.step("the next answers", async () => {
+      const allowNet = `echo.test,127.0.0.1:0,127.0.0.1:${port},127.0.0.2:${port}`;
+      const { code, stdout, stderr } = await runWithHosts(network, hosts, args, allowNet);
+      assertEquals([code, stdout], [0, "hello\n"]);
+      const first = `no answer from 127\\.0\\.0\\.2:${port}`;
+      assertMatch(
+        stderr,
+        new RegExp(
+          `^udp_client: ${first} yet; .*\nudp_client: ${first} after 2 tries in \\S+ s; trying \\S+\n$`,
+        ),
+      );
+    });
+
+    await t.step("what is not permitted is named for each family, once", async () => {
+      const both = `::1 echo.test\n${hosts}`;
+      const { code, stderr } = await runWithHosts(network, both, args, "echo.test");
+      const v4 = `127.0.0.1:0,127.0.0.2:${port},127.0.0.1:${port}`;
+      assertEquals(code, 1);
+      assert(
+        [`${v4},[::1]:0,[::1]:${port}`, `[::1]:0,[::1]:${port},${v4}`].some((needed) =>
+          stderr.endsWith(` add --allow-net=${needed}\n`)
+        ),
+        stderr,
+      );
+    });
+  },
+);
+
+test("no local port is free: UDP says so, too", NEEDS.namespace, async () => {
   using network = makeNetwork();
-  network.run(dropRule("udp dport 53"));
+  network.run("echo 40000 40001 > /proc/sys/net/ipv4/ip_local_port_range");
+  network.run("echo 40000-40001 > /proc/sys/net/ipv4/ip_local_reserved_ports");
+  const { code, stderr } = await runScript("udp_client.ts", ["hello"], { via: network.via });
+  const said = "udp_client: cannot open a socket at 127.0.0.1:0: no local port is free\n";
+  assertEquals([code, stderr], [1, said]);
+});
+
+test("a name server that is not there, or never answers", NEEDS.namespace, async (t) => {
   const config = await Deno.makeTempFile();
   try {
     await Deno.writeTextFile(config, "nameserver 127.0.0.1\n");
     const bind = 'mount --bind "$0" /etc/resolv.conf && exec "$@"';
-    const via = [...network.via, "sh", "-c", bind, config];
-    const args = ["-H", "echo.example.org", "--timeout", "0.5", "hello"];
-    const client = runScript("udp_client.ts", args, { via, allowNet: "echo.example.org" });
-    const [{ code, stderr }, waited] = await timed(client);
-    const said = 'cannot find the address of "echo.example.org": no answer within 0.5 s';
-    assertEquals([code, stderr], [1, `udp_client: ${said}\n`]);
-    assertLess(waited, 4); // the system's own patience is 10 s
+    const cannot = 'udp_client: cannot find the address of "echo.example.org"';
+    const ask = (network: Network, ...args: string[]): Promise<Result> =>
+      runScript("udp_client.ts", ["-H", "echo.example.org", ...args, "hello"], {
+        via: [...network.via, "sh", "-c", bind, config],
+        allowNet: "echo.example.org",
+      });
+
+    await t.step("it is not there", async () => {
+      using network = makeNetwork();
+      const { code, stderr } = await ask(network, "--timeout", "20");
+      assertEquals([code, stderr], [1, `${cannot}: no name server answers\n`]);
+    });
+
+    await t.step("it never answers: --timeout ends it", async () => {
+      using network = makeNetwork();
+      network.run(dropRule("udp dport 53"));
+      const [{ code, stderr }, waited] = await timed(ask(network, "--timeout", "0.5"));
+      assertEquals([code, stderr], [1, `${cannot}: no answer within 0.5 s\n`]);
+      assertLess(waited, 4); // the system's own patience is 10 s
+    });
   } finally {
     await Deno.remove(config);
   }

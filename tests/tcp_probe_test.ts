@@ -263,7 +263,7 @@ Deno.test(
           .finally(() => onceGone());
         assertEquals(code, 1);
         assertMatch(stdout, new RegExp(`^\\d sent, ${echoed} echoed$`, "m"));
-        assertOneLine(stderr);
+        assertOneLine(stderr.replace(/^tcp_client: the interval of .*\n/, "")); // a busy machine
         assertMatch(stderr, says);
       });
     }

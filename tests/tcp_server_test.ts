@@ -13,7 +13,7 @@ import {
   assertMatch,
   assertThrows,
 } from "@std/assert";
-import { serve, type ServerEvent } from "../tcp_server.ts";
+import { formatEvent, serve, type ServerEvent } from "../tcp_server.ts";
 import {
   assertSameBytes,
   type Bytes,
@@ -28,15 +28,17 @@ import {
   LINUX,
   nextSentence,
   pieces,
+  Program,
   readExactly,
   readToEnd,
+  runScript,
   seededRandom,
   spawn,
   unless,
   WINDOWS,
   writeAll,
 } from "./_helpers.ts";
-import { echoOf, refuses, start } from "./_tcp.ts";
+import { aWhile, echoOf, refuses, start } from "./_tcp.ts";
 
 Deno.test("the first line tells the real address", LIMIT, async (t) => {
   for (
@@ -728,5 +730,185 @@ Deno.test(
     assertLess(between.sort((a, b) => a - b)[10]!, 16 * 4_096);
     for (const flooding of conns) flooding.close(); // or the end would take its 5 s
     await Promise.all(floods);
+  },
+);
+
+// ---- Sentences without line ends ----
+
+Deno.test(
+  "the textbook's client sends no line ends: each sentence is printed, its stop obeyed",
+  LIMIT,
+  async (t) => {
+    for (const quiet of [false, true]) {
+      await t.step(quiet ? "--quiet" : "printed", async () => {
+        await using server = start({ quiet });
+        using conn = await server.connect();
+        for (const [i, sentence] of ["Hello", "how are you", "stop"].entries()) {
+          assertEquals(await exchange(conn, sentence), sentence);
+          if (quiet) await aWhile();
+          else assertEquals((await server.log.wait("message", i + 1)).text, sentence); // not at the end
+        }
+        assertEquals(await conn.read(new Uint8Array(1)), null);
+        conn.close();
+        await server[Symbol.asyncDispose]();
+        const { messages, bytes } = server.log.of("shutdown")[0]!;
+        assertEquals([messages, bytes], [3, 20]);
+        if (!quiet) assertEquals(server.log.of("close")[0]!.reason, "stop");
+      });
+    }
+  },
+);
+
+Deno.test("pieces that follow at once are one sentence, wherever it was cut", LIMIT, async () => {
+  await using server = start();
+  using conn = await server.connect();
+  for (const byte of "not a stop") assertEquals(await exchange(conn, byte), byte);
+  assertEquals((await server.log.wait("message")).text, "not a stop");
+  assertEquals(await exchange(conn, "\r\n"), "\r\n"); // its line end, late: no sentence
+  assertEquals(await exchange(conn, "\r\nmore\n"), "\r\nmore\n");
+  const texts = server.log.of("message").map(({ text }) => text);
+  assertEquals(texts, ["not a stop", "", "more"]);
+});
+
+// ---- Memory that is given back ----
+
+Deno.test("a connection that falls silent gives its large buffer back", LIMIT, async () => {
+  const code = `
+    import { serve } from ${JSON.stringify(fileUrl("tcp_server.ts").href)};
+    const { listen } = Deno;
+    let large; // the first large buffer that is read into
+    Deno.listen = (options) => {
+      const listener = listen(options);
+      const accept = listener.accept.bind(listener);
+      listener.accept = async () => {
+        const conn = await accept();
+        const read = conn.read.bind(conn);
+        conn.read = (buffer) => {
+          if (buffer.length > 60_000) large ??= new WeakRef(buffer);
+          return read(buffer);
+        };
+        return conn;
+      };
+      return listener;
+    };
+    const silence = Promise.withResolvers();
+    const onEvent = ({ event }) => event === "message" && silence.resolve();
+    const server = serve({ port: 0, onEvent });
+    const conn = await Deno.connect({ port: server.addr.port });
+    await conn.write(new Uint8Array(10_000));
+    await silence.promise; // it ends the sentence
+    console.log(large !== undefined);
+    await new Promise((resolve) => setTimeout(resolve)); // a WeakRef that was made holds for a turn
+    gc();
+    console.log(large.deref() === undefined);
+    Deno.exit();
+  `;
+  const args = ["run", "--v8-flags=--expose-gc", "--allow-net=127.0.0.1", "-"];
+  const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+  const child = new Deno.Command(Deno.execPath(), { args, cwd: fileUrl("."), ...piped }).spawn();
+  await using program = new Program("-", child);
+  await program.write(code);
+  await program.end();
+  const { stdout, stderr } = await program.finish();
+  assertEquals([stdout, stderr], ["true\ntrue\n", ""]);
+});
+
+// ---- Warnings, once ----
+
+Deno.test("--max-connections: a warning when it is first met, and only then", LIMIT, async () => {
+  await using server = start({ maxConnections: 1 });
+  for (let i = 0; i < 2; i++) {
+    using first = await server.connect();
+    assertEquals(await exchange(first, "hello\n"), "hello\n");
+    using next = await server.connect();
+    await server.log.wait("warning");
+    first.close();
+    assertEquals(await exchange(next, "hello\n"), "hello\n");
+    next.close();
+    await server.log.wait("close", 2 * i + 2);
+  }
+  assertEquals(server.log.of("warning").map(({ text }) => text), [
+    "1 connections are open: others wait for an end",
+  ]);
+});
+
+Deno.test("--help says what --max-connections and --idle cost", LIMIT, async () => {
+  const { stdout } = await runScript("tcp_server.ts", ["--help"], { allowNet: false });
+  const help = stdout.replaceAll("\n", " ");
+  for (
+    const words of [
+      "has 5 s for it",
+      "Silent clients keep their place at --max-connections: --idle frees it.",
+      "lines are dropped and counted only when nobody took one for 1 s",
+    ]
+  ) assert(help.includes(words), words);
+});
+
+Deno.test({
+  ...unless(
+    !LINUX && "Linux only",
+    "--reuse-port where the script is alone names the flag it needs",
+  ),
+  ...LIMIT,
+  fn: async () => {
+    const directory = await Deno.makeTempDir();
+    try {
+      await Deno.copyFile(fileUrl("tcp_server.ts"), `${directory}/tcp_server.ts`);
+      const { imports } = JSON.parse(Deno.readTextFileSync(fileUrl("deno.json")));
+      Deno.writeTextFileSync(`${directory}/deno.json`, JSON.stringify({ imports }));
+      const run = (...flags: string[]): Program => {
+        const script = ["tcp_server.ts", "--reuse-port", "--port", "0", "--once"];
+        const args = ["run", "--allow-net=127.0.0.1", ...flags, ...script];
+        const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
+        const command = new Deno.Command(Deno.execPath(), { args, cwd: directory, ...piped });
+        return new Program("tcp_server.ts", command.spawn());
+      };
+      await using refused = run();
+      const { code, stdout, stderr } = await refused.finish();
+      const says = "tcp_server: --reuse-port needs --unstable-net\n";
+      assertEquals([code, stdout, stderr], [1, "", says]);
+      await using allowed = run("--unstable-net");
+      using conn = await Deno.connect({ port: await allowed.port() });
+      assertEquals(await exchange(conn, "stop\n"), "stop\n");
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  },
+});
+
+// ---- Lines that are expensive to print ----
+
+Deno.test(
+  "lines of control characters: beside 16 that sent many, another has its turn",
+  LIMIT,
+  async () => {
+    const [clients, each] = [16, 300]; // lines of 1,000 bytes: the system holds them
+    let honest: Deno.TcpConn | undefined;
+    let [lines, askedAt] = [0, 0];
+    const between: number[] = []; // lines, from a sentence to its turn
+    const onEvent = (event: ServerEvent): void => {
+      if (event.event !== "message") return;
+      formatEvent(event); // which takes ten times as long as that of letters
+      lines++;
+      if (event.text === "hello") {
+        between.push(lines - askedAt);
+        askedAt = 0;
+      } else if (honest && askedAt === 0) {
+        askedAt = lines;
+        honest.write(encode("hello\n"));
+      }
+    };
+    await using server = start({ onEvent });
+    using conn = await server.connect();
+    assertEquals(await exchange(conn, "hello\n"), "hello\n");
+    between.length = 0;
+    honest = conn;
+    const many = encode(`${"\x01".repeat(999)}\n`.repeat(each));
+    await Promise.all(Array.from({ length: clients }, async () => {
+      using conn = await server.connect();
+      assertSameBytes(await echoOf(conn, many), many);
+    }));
+    assertEquals(lines, clients * each + between.length + 1);
+    assertLess(between.sort((a, b) => a - b).at(between.length >> 1)!, clients * 64);
   },
 );
