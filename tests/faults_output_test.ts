@@ -33,17 +33,7 @@ import {
   type SpawnOptions,
   writeAll,
 } from "./_helpers.ts";
-import {
-  alive,
-  echoing,
-  eventsOf,
-  eventually,
-  NEEDS,
-  talk,
-  test,
-  timed,
-  udpPeer,
-} from "./_faults.ts";
+import { alive, echoing, eventsOf, eventually, NEEDS, talk, test, udpPeer } from "./_faults.ts";
 
 const SERVERS = ["tcp_server.ts", "udp_server.ts"];
 
