@@ -150,7 +150,7 @@ Deno.test(
 
 Deno.test("README.md: the Deno that it runs is at least the one that it asks for", () => {
   const text = Deno.readTextFileSync(fileUrl("README.md"));
-  const least = /`deno`,\s(\d+\.\d+\.\d+) or later/.exec(text)![1]!;
+  const least = /(\d+\.\d+\.\d+) or later/.exec(text)![1]!;
   const used = [...text.matchAll(/deno@(\d+\.\d+\.\d+)/g)].map(([, version]) => version!);
   for (const version of [...used, Deno.version.deno]) {
     assert(version.localeCompare(least, "en", { numeric: true }) >= 0, version);

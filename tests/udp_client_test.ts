@@ -127,7 +127,7 @@ Deno.test("request: an echo at once", LIMIT, async () => {
   using socket = await openTo(server);
   const { tries, ms } = await request(socket, encode("hello"));
   assertEquals(tries, 1);
-  assert(ms > 0 && ms < 1_000, `${ms} ms`);
+  assert(ms > 0 && ms < 10_000, `${ms} ms`);
   assertEquals(socket.timer.rto, 200);
   assertEquals(socket.ignored, { strangers: 0, unmatched: 0 });
 });
@@ -521,7 +521,7 @@ Deno.test("the time of an echo is measured", LIMIT, async () => {
   });
   using socket = await openTo(server);
   const { ms } = await request(socket, encode("hello"));
-  assert(ms > 28 && ms < 1_000, `${ms} ms`);
+  assert(ms > 28 && ms < 10_000, `${ms} ms`);
   await Promise.all(timers);
 });
 
