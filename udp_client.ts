@@ -698,14 +698,18 @@ export class ProbeBook {
 
   /** Sends a probe. One that cannot be sent is lost, as on its way. */
   send(seq: number, socket: { send(payload: Uint8Array): Promise<void> }): void {
+    const payload = this.#payload(seq);
     this.#sent = seq;
     this.lastSentAt = performance.now();
     this.firstSentAt ||= this.lastSentAt;
     this.#sentAt.set(seq, this.lastSentAt);
-    if (this.#queued === MAX_SENDS) return;
+    if (this.#queued === MAX_SENDS) {
+      this.failure ??= new Error("not all probes could be sent: the network took nothing");
+      return;
+    }
     this.#queued++;
     // One after the other, as sends that are under way together may change their order.
-    this.#lastSend = this.#lastSend.then(() => socket.send(this.#payload(seq)))
+    this.#lastSend = this.#lastSend.then(() => socket.send(payload))
       .catch((error) => this.failure ??= error)
       .then(() => void this.#queued--);
   }
@@ -943,7 +947,7 @@ export async function main(args: string[]): Promise<number> {
   const { quiet, trace } = flags;
   const options = { hostname, port, timeoutSeconds, onTrace: trace ? onTrace : undefined };
   const code = plan
-    ? await runProbe(options, { ...plan, quiet, trace, waits: isGiven("--timeout", args) })
+    ? await runProbe(options, { ...plan, quiet, trace, hasTimeout: isGiven("--timeout", args) })
     : await runTalk(options, {
       words: flags._,
       prompt,
@@ -957,7 +961,7 @@ export async function main(args: string[]): Promise<number> {
   return stdout.failed ? 1 : code;
 }
 
-/** Opens a socket for `use`, and closes it with word of what it ignored. Returns the exit code. */
+/** Opens a socket for `use`, closes it, and warns of what it ignored. Returns the exit code. */
 async function withSocket(
   options: OpenOptions,
   use: (socket: EchoSocket) => Promise<number>,
@@ -1042,14 +1046,20 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
 /** Shows a probe as it runs, then what it found; the first signal ends it. Returns the exit code. */
 async function runProbe(
   { timeoutSeconds, ...options }: OpenOptions,
-  { quiet, trace, waits, ...plan }: ProbePlan & { quiet: boolean; trace: boolean; waits: boolean },
+  { quiet, trace, hasTimeout, ...plan }: ProbePlan & {
+    quiet: boolean;
+    trace: boolean;
+    hasTimeout: boolean;
+  },
 ): Promise<number> {
   let book = new ProbeBook();
   const code = await withSocket({ ...options, timeoutSeconds }, async (socket) => {
     const interrupt = new AbortController();
     onSignals(() => {
       interrupt.abort();
-      if (book.isSilent && !waits) warn(`waiting ${SILENT_SECONDS} s at most for a first echo`);
+      if (book.isSilent && !hasTimeout) {
+        warn(`waiting ${SILENT_SECONDS} s at most for a first echo`);
+      }
     });
     const endStatus = startStatus(quiet && !trace, () => {
       const { sent, echoed, lost } = book.counts();
@@ -1057,7 +1067,7 @@ async function runProbe(
     });
     await probe(socket, {
       ...plan,
-      timeoutSeconds: waits ? timeoutSeconds : undefined,
+      timeoutSeconds: hasTimeout ? timeoutSeconds : undefined,
       signal: interrupt.signal,
       onEcho: (echo) => quiet ? undefined : printEcho(echo, socket.server),
       onProgress: (now) => book = now,
