@@ -25,6 +25,13 @@ const STOP_WORDS = ["stop", "exit"]; // sentences that end a conversation
 const TIMEOUT_SECONDS = 1; // for the first echo; from then on round trips decide
 const RETRIES = 3;
 
+const MAX_IPV4_BYTES = 65_507; // of a datagram: 65,535 less the IP and UDP headers
+const MAX_IPV6_BYTES = 65_527; // 65,535 less the UDP header
+const MAX_SENDS = 64; // that wait as the network takes nothing; what is more is lost
+const RECEIVE_RETRY_MS = 10; // after a receive that failed
+const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
+const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
+
 /**
  * Creates a socket to talk to one server with.
  *
@@ -36,7 +43,7 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   // Step 1a: get IP address and port number of the server. A name may have several addresses.
   const { hostname = HOSTNAME, port = PORT } = options;
   const addresses = await resolveInTime(hostname, options.timeoutSeconds);
-  requireNet(...new Set(addresses.flatMap((address) => permissionsFor(address, port))));
+  requirePermission(addresses, port);
   if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
   return new EchoSocket(addresses.map((hostname) => ({ hostname, port })), options);
 }
@@ -71,7 +78,6 @@ export class EchoSocket {
   #isAnswered = false; // whether anything ever came from this address
   #listener: DatagramListener | undefined;
   #sends = 0; // that the system has not taken yet
-  #lastSend = Promise.resolve(); // resolves when they are all taken
   #failure: { error: unknown } | undefined; // what a callback threw while nobody listened
 
   /** See {@linkcode open}, which makes one. */
@@ -79,7 +85,12 @@ export class EchoSocket {
     this.timer = new RetransmissionTimer((timeoutSeconds ?? TIMEOUT_SECONDS) * 1000);
     this.#others = [...addresses];
     this.#onTrace = onTrace;
-    this.#turnTo();
+    try {
+      this.#turnToNext();
+    } catch (error) {
+      this.#socket?.close(); // a callback threw: nothing stays open
+      throw error;
+    }
   }
 
   /** The address of the server, as its datagrams have it. */
@@ -102,30 +113,29 @@ export class EchoSocket {
     return this.#closing.signal;
   }
 
-  /** Opens a socket for the next address. */
-  #turnTo(): void {
-    const address = this.#others.shift()!;
-    const socket = createSocket(address);
-    try {
-      const note = formatAddress(socket.addr as Deno.NetAddr);
-      this.#onTrace?.({ step: "1b", call: "listenDatagram()", note });
-    } catch (error) {
-      socket.close(); // a callback threw: nothing stays open
-      throw error;
-    }
-    this.#address = address;
-    this.#server = formatAddress({ ...address, hostname: withoutZone(address.hostname) });
-    this.#socket = socket;
-    this.#lastSend = Promise.resolve();
-    this.#receiveDatagrams(socket);
-  }
-
   /** Turns to the server's next address, if this one never answered. Returns whether it did. */
   tryNextAddress(): boolean {
     if (this.#isAnswered || this.#others.length === 0) return false;
-    this.#closeSocket();
-    this.#turnTo();
+    this.#turnToNext();
     return true;
+  }
+
+  /** Turns to the next address that a socket can be created for. @throws Error if there is none */
+  #turnToNext(): void {
+    const address = this.#others.shift()!;
+    let socket: Deno.DatagramConn;
+    try {
+      socket = createSocket(address);
+    } catch (error) {
+      if (this.#others.length === 0) throw error;
+      return this.#turnToNext();
+    }
+    if (this.#socket) this.#closeSocket();
+    this.#socket = socket;
+    this.#address = address;
+    this.#server = formatAddress({ ...address, hostname: withoutZone(address.hostname) });
+    this.#onTrace?.({ step: "1b", call: "listenDatagram()", note: formatAddress(this.addr) });
+    this.#receiveDatagrams(socket);
   }
 
   /** One loop for good: a receive that lost a race with a timer would swallow the next datagram. */
@@ -158,31 +168,24 @@ export class EchoSocket {
     }
   }
 
-  /** Step 1c.i: sends one datagram, behind those that wait. @throws Error that names the address */
+  /** Step 1c.i: sends one datagram. @throws Error that names the address, and keeps its cause */
   async send(bytes: Uint8Array): Promise<void> {
     const what = `send to ${formatAddress(this.#address)}`;
     if (this.#sends === MAX_SENDS) throw cannot(what, new Error("the network takes nothing"));
-    this.#sends++;
-    // Sends that are under way together may change their order.
-    const sending = this.#lastSend.then(() => this.#sendNow(bytes));
-    this.#lastSend = sending.then(() => {}, () => {});
-    try {
-      await sending;
-    } catch (cause) {
-      throw cannot(what, cause, isTooLong(cause) && Deno.build.os === "darwin" ? MACOS_HINT : "");
-    } finally {
-      this.#sends--;
-    }
-  }
-
-  async #sendNow(bytes: Uint8Array): Promise<void> {
     try {
       this.#onTrace?.({ step: "i", call: `send(${bytes.length})`, peer: this.#server, bytes });
     } catch (error) {
       this.#fail(error);
       throw error;
     }
-    await this.#socket.send(bytes, { transport: "udp", ...this.#address });
+    this.#sends++;
+    try {
+      await this.#socket.send(bytes, { transport: "udp", ...this.#address });
+    } catch (cause) {
+      throw cannot(what, cause, isTooLong(cause) && Deno.build.os === "darwin" ? MACOS_HINT : "");
+    } finally {
+      this.#sends--;
+    }
   }
 
   /** Gives the datagrams of the server to `listener`, until `release`. @throws Error if it cannot */
@@ -236,14 +239,14 @@ export async function request(
   options: RequestOptions = {},
 ): Promise<{ tries: number; ms: number }> {
   checkBounds(options, BOUNDS);
-  const echo = Promise.withResolvers<void>();
+  const echo = Promise.withResolvers<true>();
   echo.promise.catch(() => {}); // it may fail while nobody waits for it
   let isEchoed = false;
   socket.listen({
     take(bytes): boolean {
       if (isEchoed || !sameBytes(bytes, payload)) return false;
       isEchoed = true; // one more of the same is not waited for
-      echo.resolve();
+      echo.resolve(true);
       return true;
     },
     fail: echo.reject,
@@ -266,7 +269,7 @@ export async function request(
 async function sendUntilEchoed(
   socket: EchoSocket,
   payload: Uint8Array,
-  options: RequestOptions & { echoed: PromiseWithResolvers<void> },
+  options: RequestOptions & { echoed: PromiseWithResolvers<true> },
 ): Promise<{ tries: number; ms: number }> {
   const { retries = RETRIES, echo = true, onRetry, echoed } = options;
   const { timer } = socket;
@@ -280,7 +283,7 @@ async function sendUntilEchoed(
     try {
       await socket.send(payload);
       tally.sent++;
-      if (!echo) echoed.resolve();
+      if (!echo) echoed.resolve(true);
     } catch (error) {
       tally.refused++;
       tally.failure = error;
@@ -291,8 +294,8 @@ async function sendUntilEchoed(
   timer.restart();
   while (tally.tries <= retries) {
     tally.tries++;
-    if (!isSending) send();
-    if (await within(timer.rto, echoed.promise.then(() => true))) {
+    if (!isSending) send(); // else the network has not taken the try before
+    if (await within(timer.rto, echoed.promise)) {
       const now = performance.now();
       // Of a datagram that was sent again nobody knows which try came back (Karn's rule).
       if (tally.sent > 1) timer.stretch(now - tally.startedAt);
@@ -304,14 +307,6 @@ async function sendUntilEchoed(
   }
   throw noAnswer(socket, tally);
 }
-
-const MAX_IPV4_BYTES = 65_507; // of a datagram: 65,535 less the IP and UDP headers
-const MAX_IPV6_BYTES = 65_527; // 65,535 less the UDP header
-const MAX_SENDS = 64; // that wait as the network takes nothing; one more is refused
-const RECEIVE_RETRY_MS = 10; // after a receive that failed
-const MACOS_HINT = "; sudo sysctl net.inet.udp.maxdgram=65507 allows it";
-const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
-const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
 
 /** The retransmission timer of RFC 6298; times in ms. */
 export class RetransmissionTimer {
@@ -403,6 +398,8 @@ function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
   return Object.assign(new NoAnswerError(text, { cause }), { isRefused, others });
 }
 
+const MACOS_HINT = "; sudo sysctl net.inet.udp.maxdgram=65507 allows it";
+
 /** Whether a send failed for good, as what it was given is longer than a datagram. */
 function isTooLong(cause: unknown): boolean {
   return (cause as { code?: string } | undefined)?.code === "EMSGSIZE";
@@ -426,9 +423,17 @@ function localHost(server: string): string {
   return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
 }
 
-/** What a client must be allowed to use: any port of its own, and the server's. */
-function permissionsFor(server: string, port: number): string[] {
-  return [`${toPermission(localHost(server))}:0`, `${toPermission(server)}:${port}`];
+/** Asks for any port of the client's own, and the server's. @throws NotCapable that names the flag */
+function requirePermission(servers: string[], port: number): void {
+  const needed = servers.flatMap((server) => [
+    `${toPermission(localHost(server))}:0`,
+    `${toPermission(server)}:${port}`,
+  ]);
+  try {
+    requireNet(...new Set(needed));
+  } catch (error) {
+    throw new Deno.errors.NotCapable((error as Error).message);
+  }
 }
 
 /**
@@ -480,7 +485,7 @@ export async function converse(
   return totals;
 }
 
-/** The sentences of a conversation that are lost. Before the first answer they are one loss. */
+/** The sentences of a conversation that are lost. */
 class Losses {
   /** Why the first was lost, until a sentence is answered: nobody may be there. */
   first: NoAnswerError | undefined;
@@ -501,9 +506,9 @@ class Losses {
       if (!(error instanceof NoAnswerError)) throw error;
       const { sent } = totals;
       const isNobodyThere = totals.lost++ === sent - 1;
-      if (!isNobodyThere) this.#onLost(`sentence ${sent} is lost: ${error.message}`);
-      else if (!this.first) this.#onLost(error.message);
-      if (isNobodyThere) this.first ??= error;
+      const isFirst = isNobodyThere && !this.first;
+      this.#onLost(isFirst ? error.message : `sentence ${sent} is lost: ${error.message}`);
+      if (isFirst) this.first = error;
       if (error.isRefused && sent === 1) throw error;
       return false;
     }
@@ -593,6 +598,8 @@ export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Pro
       printing = undefined;
     }
     await waitForLast(book, waiter);
+    await printing;
+    waiter.throwIfFailed();
   } finally {
     signal?.removeEventListener("abort", wake);
     socket.release();
@@ -611,7 +618,6 @@ async function waitForLast(book: ProbeBook, waiter: Waiter): Promise<void> {
   const lingersUntil = performance.now() + Math.min(2 * book.longest + LINGER_MS, MAX_LINGER_MS);
   await waiter.until(() => lingersUntil, () => false);
   await letSocketsRead();
-  waiter.throwIfFailed();
 }
 
 /** Waits for a time to come or for something to happen, whichever is first. */
@@ -665,6 +671,8 @@ export class ProbeBook {
   readonly #sentAt = new Map<number, number>(); // ms, of each probe that did not come back whole
   readonly #damaged = new Set<number>(); // of these, that came back damaged
   readonly #extras = { duplicated: 0, reordered: 0, corrupt: 0 };
+  #queued = 0; // to be sent, where the network takes nothing at the moment
+  #lastSend = Promise.resolve(); // resolves when these are sent
   #sent = 0;
   #unknown = 0; // came back with a damaged number
   #latest = 0; // the highest number that came back whole
@@ -694,7 +702,12 @@ export class ProbeBook {
     this.lastSentAt = performance.now();
     this.firstSentAt ||= this.lastSentAt;
     this.#sentAt.set(seq, this.lastSentAt);
-    socket.send(this.#payload(seq)).catch((error) => this.failure ??= error);
+    if (this.#queued === MAX_SENDS) return;
+    this.#queued++;
+    // One after the other, as sends that are under way together may change their order.
+    this.#lastSend = this.#lastSend.then(() => socket.send(this.#payload(seq)))
+      .catch((error) => this.failure ??= error)
+      .then(() => void this.#queued--);
   }
 
   /** Takes what came back. Returns the echo, if it is the first of a probe, and intact. */
@@ -748,10 +761,11 @@ export class ProbeBook {
   }
 }
 
-/** The number of a probe, and its remainder by a prime, in letters: damage makes them differ. */
+/** The number of a probe and its check, in letters; up to three flipped bits cannot fit both. */
 function toChecked(seq: number): string {
-  return hex(seq, 5) +
-    hex(seq % 4_093, 3).replace(/./g, (digit) => "ghijklmnopqrstuv"[parseInt(digit, 16)]!);
+  const check = hex(seq * 3_403 % 4_079, 3);
+  const letters = check.replace(/./g, (digit) => "ghijklmnopqrstuv"[parseInt(digit, 16)]!);
+  return hex(seq, 5) + letters;
 }
 
 function hex(number: number, digits: number): string {
@@ -800,8 +814,8 @@ export type ConverseOptions = RequestOptions & {
   /** Called before each sentence is read: time for a prompt. What it throws ends `converse`. */
   onReady?: (() => void) | undefined;
   /**
-   * Called with word of each sentence that is lost. Before the first answer that is the first one;
-   * how many more there were follows at the first answer. What it throws ends `converse`.
+   * Called with word of each sentence that is lost; of those before the first answer it is called
+   * once more at that answer, as until then nobody may be there. What it throws ends `converse`.
    */
   onLost?: ((text: string) => void) | undefined;
 };
@@ -876,10 +890,10 @@ Behind -- everything is a message.
   -h, --help               print this
   -V, --version            print the version
 
---timeout is the first wait for an echo; from then on round trips decide, and each
-try waits twice as long as the one before. A probe sends nothing again: there it is
-the wait for the last probe, if twice the longest round trip is not longer. Without
-it that is 10 s where nothing at all came.`;
+--timeout is the first wait for an echo, and each try waits twice as long as the
+one before. A probe sends nothing again: there it is the wait for the last one,
+or twice the longest round trip if that is longer; where it is not given and
+nothing at all came, 10 s.`;
 
 /** The command line: its arguments, the keyboard or a pipe to `converse`, or `--count` to `probe`. */
 export async function main(args: string[]): Promise<number> {
@@ -920,7 +934,8 @@ export async function main(args: string[]): Promise<number> {
   checkMessages(flags._);
   if (!plan && Deno.pid === 1) onSignals(); // no signal ends process 1 by itself
   warnOfAddress(flags._);
-  const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
+  const isTyped = !plan && flags._.length === 0 && Deno.stdin.isTerminal();
+  const prompt = new Prompt(isTyped);
   const onTrace = (call: TraceCall): void => {
     prompt.end();
     printTraceCall("client", call);
@@ -932,6 +947,7 @@ export async function main(args: string[]): Promise<number> {
     : await runTalk(options, {
       words: flags._,
       prompt,
+      isTyped,
       quiet,
       stopWords,
       retries,
@@ -958,6 +974,7 @@ async function withSocket(
       if (unmatched > 0) warn(`${plural(unmatched, "datagram")} of the server ignored: ${why}`);
     }
   } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error; // nothing was tried: no summary
     return reportError(error);
   }
 }
@@ -965,9 +982,10 @@ async function withSocket(
 /** A conversation from the arguments, the keyboard or a pipe. Returns the exit code. */
 async function runTalk(
   options: OpenOptions,
-  { words, prompt, quiet, ...talk }: ConverseOptions & {
+  { words, prompt, isTyped, quiet, ...talk }: ConverseOptions & {
     words: string[];
     prompt: Prompt;
+    isTyped: boolean;
     quiet: boolean;
   },
 ): Promise<number> {
@@ -983,7 +1001,11 @@ async function runTalk(
         ...talk,
         totals,
         onReady: () => prompt.show(),
-        onLost: (text) => say(/^no answer [^;]*$/.test(text) ? text + START_HINT : text, "lost"),
+        onLost: (text) => {
+          const isAnswered = totals.sent > totals.lost;
+          if (totals.lost > 1 && !isAnswered && !isTyped) return; // that nobody answers is reported
+          say(/^no answer [^;]*$/.test(text) ? text + START_HINT : text, "lost");
+        },
         onRetry: (text) => {
           if (reported !== socket.server) say(text, "warning");
           reported = socket.server;

@@ -692,7 +692,7 @@ Usage: deno run --unstable-net --allow-net=HOST udp_server.ts [options]
       --drop P             0 to 1: how likely a reply is lost (default 0)
       --drop-request P     0 to 1: how likely a datagram never comes (default 0)
       --duplicate P        0 to 1: how likely a reply is sent twice (default 0)
-      --corrupt P          0 to 1: how likely a reply has a bit flipped (default 0)
+      --corrupt P          0 to 1: how likely it has a bit flipped (default 0)
       --delay MS           0 to 60000: held at random up to this (default 0)
       --seed N             0 to 4294967295: the same seed, the same faults
   -q, --quiet              print no sentences and sessions

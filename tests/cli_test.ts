@@ -30,6 +30,15 @@ const ALL_WRONG: Row[] = [
   [["--port", "12000", "--port", "x"], "--port needs a value", ' to 65535, not "x"'], // the last counts
   [["--no-quiet"], '"--no-quiet"', "--help"],
   [["--\x1b[31m"], '"--\\u{1b}[31m"', "--help"],
+  [
+    ["--host", "localhost:12000"],
+    '--host needs a value, a name or an address, not "localhost:12000"',
+    "--port",
+  ],
+  [["--host", "http://localhost"], '"http://localhost"', "--port"],
+  [["--host", "127.0.0.1 "], '"127.0.0.1 "', "--port"],
+  [["--json=true"], '--json takes no value, so it cannot be "true"'],
+  [["--_=x"], '"--_=x"', "--help"],
 ];
 
 /** For one script only: the code that looks at these is the same in all, as a test below holds. */
@@ -53,6 +62,15 @@ const ODD: Row[] = [
   [["--_"], '"--_"', "--help"],
   [["-_", "x"], '"-_"', "--help"],
   [["--host", "-q", "hello"], '"hello"', "--help"],
+  [["--host", "[::1]:12000"], '"[::1]:12000"', "--port"],
+  [["--host", "::1:x"], '"::1:x"', "--port"],
+  [["--host", "two\nlines"], '"two\\u{a}lines"', "--port"],
+  [["--host", "[localhost]"], '"[localhost]"', "--port"],
+  [["--host", " "], "--host needs a value, a name or an address"],
+  [["--host", "\x1b[31mred"], '"\\u{1b}[31mred"'],
+  [["-q=1"], '-q takes no value, so it cannot be "1"'],
+  [["--quiet="], '--quiet takes no value, so it cannot be ""'],
+  [["--help=x"], '--help takes no value, so it cannot be "x"'],
   [["--stop", "-"], '"-"', "--help"],
   [["--stop", " "], "--stop needs a value", '" "'],
   [["--HELP"], '"--HELP"', "--help"],
@@ -81,6 +99,14 @@ const CLIENTS_WRONG: Row[] = [
   [["--once"], '"--once"', "--help"],
   [["--count", "3", "hello"], "--count", '"hello"'],
   [["--count", "3", "--no-echo"], "--count", "--no-echo"],
+  [["--size", "100"], "--size is for numbered messages: it needs --count"],
+  [["--interval=2", "hello"], "--interval is for numbered messages: it needs --count"],
+  [["-s", "100"], "--size ", "--count"],
+  [["-i0"], "--interval ", "--count"],
+  [["-qs100"], "--size ", "--count"],
+  [["-5"], 'unexpected "-5"', "behind -- it is a message"],
+  [["--jsno", "hello"], 'unexpected "--jsno"', "behind -- it is a message"],
+  [["-_"], '"-_"', "behind -- it is a message"],
 ];
 
 const WRONG: Record<string, Row[]> = {
@@ -199,6 +225,36 @@ for (const script of SCRIPTS) {
     }
   });
 
+  Deno.test({
+    ...unless(
+      Deno.build.os !== "linux" && "no /dev/full here",
+      `${script}: help on a full disk is one line, exit 1`,
+    ),
+    ...LIMIT,
+    fn: async () => {
+      for (const flag of ["--help", "--version"]) {
+        const via = ["sh", "-c", 'exec "$@" > /dev/full', "sh"];
+        const { code, stderr } = await runScript(script, [flag], { allowNet: false, via });
+        const says = `${nameOf(script)}: cannot write to stdout: no space left on device\n`;
+        assertEquals([code, stderr], [1, says]);
+      }
+    },
+  });
+
+  Deno.test(`${script}: an older Deno is told in one line, exit 1`, LIMIT, async () => {
+    for (const [version, old] of [["2.8.3", true], ["1.46.3", true], ["2.10.0", false]] as const) {
+      await using program = spawn("-", ["--help"], { allowNet: false });
+      const set = "Object.defineProperty(Deno, 'version', ";
+      await program.write(`${set}{ value: { ...Deno.version, deno: "${version}" } });\n`);
+      await program.write((await readSource(script)).replace(/^#!.*/, ""));
+      await program.end();
+      const { code, stdout, stderr } = await program.finish();
+      const says = `Deno ${version} is too old: 2.9.5 or later is needed`;
+      assertEquals([code, stderr], old ? [1, `${nameOf(script)}: ${says}\n`] : [0, ""]);
+      assertEquals(stdout === "", old);
+    }
+  });
+
   Deno.test(`${script}: a missing permission is the exact flag, exit 1`, LIMIT, async (t) => {
     for (const host of ["127.0.0.1", "::1"]) {
       await t.step({
@@ -226,24 +282,6 @@ for (const script of SCRIPTS) {
     }
   });
 
-  Deno.test(
-    `${script}: what cannot be a host is one line, however it is written`,
-    LIMIT,
-    async (t) => {
-      const hosts = ["two words", "two\nlines", "\x1b[31mred", "http://localhost", "[::1]"];
-      const results = await Promise.all(
-        hosts.map((host) => runScript(script, ["--host", host], { allowNet: "127.0.0.1" })),
-      );
-      for (const [i, { code, stdout, stderr }] of results.entries()) {
-        await t.step(JSON.stringify(hosts[i]), () => {
-          assertOneLine(stderr, script);
-          assert(code === 1 || code === 2, `exit ${code}`);
-          assertEquals(stdout, "");
-        });
-      }
-    },
-  );
-
   Deno.test({
     ...unless(
       Deno.build.os !== "linux" && "no /dev/full here",
@@ -270,6 +308,16 @@ for (const script of SCRIPTS) {
     const port = script === "udp_server.ts" ? "" : ":12002";
     const local = script === "udp_client.ts" ? "(?:127\\.0\\.0\\.1|0\\.0\\.0\\.0):0," : "";
     assertMatch(stderr, new RegExp(` add --allow-net=${local}127\\.0\\.0\\.9${port}\n$`));
+  });
+}
+
+for (const script of CLIENTS) {
+  Deno.test(`${script}: behind -- everything is a message`, LIMIT, async () => {
+    await using server = spawn(script.replace("client", "server"), ["--port", "0"]);
+    const messages = ["--json", "-_", "-5", "--help", "--", "--size", "--host=x"];
+    const args = ["--port", `${await server.port()}`, "--", ...messages];
+    const { code, stdout, stderr } = await runScript(script, args);
+    assertEquals([code, stdout, stderr], [0, `${messages.join("\n")}\n`, ""]);
   });
 }
 

@@ -89,6 +89,10 @@ for (const path of DOCS) {
 
 // ---- Options ----
 
+/** Of npx, a firewall, nping, sudo, unshare and docker. */
+const OPTIONS_OF_OTHERS = " --yes --prefer-offline --add-port --udp --source-port --user --net" +
+  " --map-root-user --network";
+
 Deno.test("README.md, the options that matter: each script has those of its rows", () => {
   const rows = rowsOf(sectionOf("README.md", "The options that matter"));
   assert(rows.length > 5);
@@ -119,7 +123,7 @@ Deno.test("every option in the documentation exists", LIMIT, async () => {
     .map((command) => command.split(" ").slice(1))
     .map((args) => new Deno.Command(Deno.execPath(), { args, env: { NO_COLOR: "1" } }).outputSync())
     .map(({ stdout }) => decode(stdout))
-    .join("\n") + " --yes --prefer-offline --add-port --udp --source-port"; // of npx, a firewall, nping
+    .join("\n") + OPTIONS_OF_OTHERS;
   for (const path of DOCS) {
     const text = Deno.readTextFileSync(fileUrl(path));
     for (const [, script, args] of text.matchAll(/ (\w+\.ts)((?: [^\n|<>&`]+)?)/g)) {

@@ -12,7 +12,9 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
+import { serve } from "../tcp_server.ts";
 import {
+  assertSameBytes,
   type Bytes,
   decode,
   encode,
@@ -31,7 +33,7 @@ import {
   type SpawnOptions,
   writeAll,
 } from "./_helpers.ts";
-import { alive, echoing, eventually, NEEDS, talk, test, udpPeer } from "./_faults.ts";
+import { alive, echoing, eventsOf, eventually, NEEDS, talk, test, udpPeer } from "./_faults.ts";
 
 const SERVERS = ["tcp_server.ts", "udp_server.ts"];
 
@@ -370,4 +372,176 @@ test("stdout full from the start: a client fails, a server goes on", NEEDS.linux
       assertEquals(code, isClient ? 1 : 0);
     });
   }
+});
+
+// ---- While anybody takes what is printed, no line is lost ----
+
+/** The lines of one client, 55 bytes each with their ends. */
+function linesOf(name: string, count: number): string {
+  return Array.from({ length: count }, (_, i) => `${name} ${i + 1} `.padEnd(54, ".") + "\n").join(
+    "",
+  );
+}
+
+/** Sends the lines of each name through a connection of its own; all are echoed. */
+async function pour(port: number, names: string[], count: number): Promise<void> {
+  await Promise.all(names.map(async (name) => {
+    const bytes = encode(linesOf(name, count));
+    using conn = await Deno.connect({ port });
+    const sending = writeAll(conn, bytes).then(() => conn.closeWrite());
+    const [echo] = await Promise.all([readToEnd(conn), sending]);
+    assertEquals(echo.length, bytes.length);
+  }));
+}
+
+/** Asserts that a server printed each of these lines once, in the order of their connection. */
+function assertPoured(stdout: string, names: string[], count: number): void {
+  const texts = new Map(names.map((name): [string, string[]] => [name, []]));
+  for (const line of stdout.split("\n")) {
+    const text = line.slice(line.indexOf("] ") + 2);
+    if (line.startsWith("[")) texts.get(text.slice(0, text.indexOf(" ")))?.push(`${text}\n`);
+  }
+  for (const [name, lines] of texts) {
+    const printed = lines.join("");
+    assert(printed === linesOf(name, count), `${printed.length / 55} lines of ${name} are printed`);
+  }
+}
+
+test("200,000 lines as fast as they come: every one is printed, in order", "", async (t) => {
+  await t.step("into a file, from one client", async () => {
+    const directory = await Deno.makeTempDir();
+    try {
+      const via = ["sh", "-c", `exec "$@" > ${directory}/out`, "sh"];
+      const port = freePort();
+      await using server = spawn("tcp_server.ts", ["--port", `${port}`], { via });
+      await eventually("it listens", () => readText(`${directory}/out`).includes("listening"));
+      await pour(port, ["one"], 200_000);
+      const { code, stderr } = await server.stop();
+      assertEquals([code, stderr], [0, ""]);
+      assertPoured(readText(`${directory}/out`), ["one"], 200_000);
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  });
+
+  await t.step("into a pipe, from four", async () => {
+    await using server = spawn("tcp_server.ts", ["--port", "0"]);
+    const port = await server.port();
+    const ended = server.finish(); // it reads
+    const names = ["one", "two", "three", "four"];
+    await pour(port, names, 50_000);
+    server.kill("SIGTERM");
+    const { code, stdout, stderr } = await ended;
+    assertEquals([code, stderr], [0, ""]);
+    assertPoured(stdout, names, 50_000);
+  });
+});
+
+/**
+ * Runs the command behind it, and reads its stdout at 12 kB/s, piece by piece as a shell's `read`
+ * does: what comes first at once, then slowly for 2 s, then the rest. A SIGTERM is passed on.
+ */
+const SLOW = `
+import os, signal, subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+out = child.stdout.fileno()
+os.write(1, os.read(out, 512))
+for _ in range(48):
+    time.sleep(0.04)
+    os.write(1, os.read(out, 512))
+while data := os.read(out, 65536):
+    while data: data = data[os.write(1, data):]
+sys.exit(child.wait())
+`;
+
+/** The same for a stdout that does not block, as whoever shares it may set: it is read steadily. */
+const NONBLOCKING = `
+import os, signal, subprocess, sys, time
+out, to = os.pipe()
+os.set_blocking(to, False)
+child = subprocess.Popen(sys.argv[1:], stdout=to)
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+os.close(to)
+while data := os.read(out, 3000):
+    time.sleep(0.0005)
+    while data: data = data[os.write(1, data):]
+sys.exit(child.wait())
+`;
+
+test("a slow reader is waited for, at the end, too", NEEDS.python, async () => {
+  const via = ["python3", "-c", SLOW];
+  async function ofServer(): Promise<void> {
+    await using server = spawn("tcp_server.ts", ["--port", "0"], { via });
+    const port = await server.port();
+    await pour(port, ["one"], 2_000); // 150 kB are printed, of which a pipe holds 64
+    const { code, stdout, stderr } = await server.stop();
+    assertEquals([code, stderr], [0, ""]);
+    assertPoured(stdout, ["one"], 2_000);
+    assertMatch(stdout, /\nstopped: 1 connection, 2000 messages, [^\n]*\n$/);
+  }
+  async function ofProbe(): Promise<void> {
+    await using server = serve({ port: 0, quiet: true });
+    const args = ["--port", `${server.addr.port}`, "-c", "2500", "-i", "0"];
+    const { code, stdout, stderr } = await runScript("tcp_client.ts", args, { via });
+    assertEquals([code, stderr], [0, ""]);
+    const numbers = [...stdout.matchAll(/ seq=(\d+) /g)].map(([, number]) => Number(number));
+    assertEquals(numbers, Array.from({ length: 2_500 }, (_, i) => i + 1));
+    assertMatch(stdout, /^2500 sent, 2500 echoed$/m);
+  }
+  await Promise.all([ofServer(), ofProbe()]); // each is mostly a wait
+});
+
+test("nobody reads: what is lost at the end is counted to the line", "", async () => {
+  await using server = serve({ port: 0, quiet: true });
+  const args = ["--port", `${server.addr.port}`, "-c", "2500", "-i", "0", "--json"];
+  await using client = spawn("tcp_client.ts", args);
+  const [, lost] = /^tcp_client: stdout is not read: (\d+) lines lost\n$/
+    .exec(decode(await client.stderr.rest())) ?? [];
+  assertEquals((await client.status).code, 0);
+  const printed = decode(await client.stdout.rest()).split("\n").length - 1; // what the pipe holds
+  assertGreater(printed, 0);
+  assertEquals(printed + Number(lost), 2_500 + 1); // and the summary
+});
+
+test("a stdout that does not block: each byte is written once", NEEDS.python, async (t) => {
+  const via = ["python3", "-c", NONBLOCKING];
+  await t.step("what a client echoes", async () => {
+    await using server = serve({ port: 0, quiet: true, stopWords: [] });
+    const stdin = crypto.getRandomValues(new Uint8Array(65_536));
+    const all = join(Array(8).fill(stdin));
+    const args = ["--port", `${server.addr.port}`];
+    const options = { via, stdin: all };
+    const { code, bytes, stderr } = await runScript("tcp_client.ts", args, options);
+    assertEquals([code, stderr], [0, ""]);
+    assertSameBytes(bytes, all);
+  });
+
+  await t.step("what a server prints", async () => {
+    await using server = spawn("tcp_server.ts", ["--port", "0"], { via });
+    const port = await server.port();
+    const ended = server.finish();
+    await pour(port, ["one", "two"], 5_000);
+    server.kill("SIGTERM");
+    const { code, stdout, stderr } = await ended;
+    assertEquals([code, stderr], [0, ""]);
+    assertPoured(stdout, ["one", "two"], 5_000);
+  });
+});
+
+test("--json, and nobody reads for a while: word of a loss is not lost", "", async () => {
+  await using server = spawn("tcp_server.ts", ["--port", "0", "--json"]);
+  const { port } = JSON.parse(await server.nextLine());
+  const count = 15_000; // 2.6 MB of lines, of which 1 MiB may wait
+  await pour(port, ["one"], count);
+  const { code, stdout, stderr } = await server.stop(); // which reads
+  const events = eventsOf(stdout);
+  const warnings = events.filter(({ event }) => event === "warning").map(({ text }) => text);
+  assertEquals(stderr, warnings.map((text) => `tcp_server: ${text}\n`).join(""));
+  const dropped = warnings
+    .map((text) => Number(/^stdout is not read: (\d+) lines? dropped$/.exec(text)?.[1]))
+    .reduce((a, b) => a + b);
+  assertGreater(dropped, 0);
+  const printed = events.length - warnings.length;
+  assertEquals([code, printed + dropped], [0, count + 3]); // opened, closed, shut down
 });

@@ -1,436 +1,675 @@
 /**
- * The grader on programs with one mistake each, on programs that are right in their own ways, on the
- * lab's programs and the finished scripts, and on servers and clients without hope.
+ * The grader: its table of checks, its diagnosis, its reports, and as a teacher runs it. What takes
+ * longer, the whole collection in `tests/right/` and `tests/wrong/`, is graded by `deno task soak`.
  *
  * @module
  */
 
-import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import {
-  grade,
+  checksOf,
+  diagnose,
+  type Evidence,
   type GradeOptions,
-  isPassed,
   type Kind,
   type Mistake,
   MISTAKES,
-  scoresOf,
+  sumUp,
   type Verdict,
 } from "../docs/lab/grade.ts";
-import { fileUrl, freePort, hasTool, spawn, WINDOWS } from "./_helpers.ts";
+import { parseClass, splitWords } from "../docs/lab/grade/class.ts";
+import {
+  formatGradescope,
+  formatJunit,
+  formatRow,
+  formatVerdict,
+} from "../docs/lab/grade/report.ts";
+import { encode, errorLine, plain, withoutBytes } from "../docs/lab/grade/text.ts";
+import { difference, gradeAll, hasCommand, programsIn, subjectOf, WRONG } from "./_grade.ts";
+import { fileUrl, freePort, WINDOWS } from "./_helpers.ts";
 
-const AT_ONCE = 16; // programs that are graded: most of their time they wait
-const SLOW = { timeout: 120_000 }; // ms, for a test that grades many
-const HOPELESS_MS = 30_000; // nothing may take longer to grade
+const SLOW = { timeout: 120_000 }; // ms, for a test that grades
 const WIDTH = 80;
+const hasPython = hasCommand("python3");
+const KINDS: Kind[] = ["tcp-server", "udp-server", "tcp-client", "udp-client"];
 
-/** A mistake of each program in `tests/wrong/`: the one check that it must fail, and what it is told. */
-const WRONG: Record<string, [check: string, mistake: Mistake]> = {
-  "task1_server_answers.py": ["sends nothing back", "answersInTask1"],
-  "task1_server_one_client.py": ["prints the next client's", "oneClientEver"],
-  "task1_server_prints_part.py": ["prints two pieces", "printsPart"],
-  "tcp_client_adds_zeros.py": ["sends what is typed", "addsToSentence"],
-  "tcp_client_ends_silently.py": ["the server's end", "endsWithoutWord"],
-  "tcp_client_hangs_on_empty.py": ["an empty sentence", "hangsOnEmpty"],
-  "tcp_client_ignores_end_of_input.py": ["end of input", "staysAtEnd"],
-  "tcp_client_ignores_server_end.py": ["the server's end", "ignoresServerEnd"],
-  "tcp_client_loses_second.ts": ["two typed at once", "losesSecond"],
-  "tcp_client_no_stop.py": ["stop word", "staysAfterStop"],
-  "tcp_client_one_sentence.py": ["many sentences", "oneSentence"],
-  "tcp_client_prints_input.py": ["prints what came back", "showsInput"],
-  "tcp_client_prints_nothing.py": ["prints the echo", "showsNoEcho"],
-  "tcp_client_reads_once.py": ["an echo in two pieces", "readsEchoOnce"],
-  "tcp_client_reconnects.py": ["many sentences", "reconnects"],
-  "tcp_client_retries_for_ever.py": ["no server", "ignoresRefusal"],
-  "tcp_client_sends_latin1.py": ["sends other letters", "changesSentence"],
-  "tcp_client_sends_repr.py": ["sends what is typed", "sendsBytesAsText"],
-  "tcp_client_sends_twice.py": ["sends what is typed", "sendsTwice"],
-  "tcp_server_adds_prefix.ts": ["one sentence", "addsToEcho"],
-  "tcp_server_changes_line_ends.ts": ["CRLF", "changesLineEnds"],
-  "tcp_server_compares_line_end.py": ["stop word and CRLF", "comparesLineEnd"],
-  "tcp_server_cuts_at_end.py": ["half-close at once", "cutsAtEnd"],
-  "tcp_server_decodes.py": ["all 256 byte values", "decodesBytes"],
-  "tcp_server_decodes_ascii.py": ["other letters", "decodesAscii"],
-  "tcp_server_dies_of_leaver.py": ["after one left in mid-line", "diesOfLeaver"],
-  "tcp_server_dies_of_reset.py": ["after a reset", "diesOfReset"],
-  "tcp_server_empty_line_ends.py": ["an empty line", "emptyLineEnds"],
-  "tcp_server_first_line_only.py": ["two lines in one piece", "oneLineARead"],
-  "tcp_server_ignores_end.py": ["end of input", "ignoresEnd"],
-  "tcp_server_mixes_clients.py": ["five at once", "mixesClients"],
-  "tcp_server_no_stop.py": ["stop word", "noStopWord"],
-  "tcp_server_one_at_a_time.py": ["beside a silent client", "oneAtATime"],
-  "tcp_server_one_client.py": ["the next client", "oneClientEver"],
-  "tcp_server_partial_send.py": ["1 MiB", "losesMuch"],
-  "tcp_server_pipes.ts": ["after a reset", "diesOfReset"],
-  "tcp_server_prints_bytes.py": ["prints the sentence", "printsBytes"],
-  "tcp_server_prints_nothing.py": ["prints the sentence", "printsNothing"],
-  "tcp_server_reads_once.py": ["a line in two pieces", "readsOnce"],
-  "tcp_server_sends_repr.py": ["one sentence", "sendsBytesAsText"],
-  "tcp_server_stop_ends_all.py": ["after a stop word", "stopEndsServer"],
-  "tcp_server_stop_inside.py": ["stop word inside", "findsStopInside"],
-  "tcp_server_stop_unechoed.ts": ["stop word's echo", "stopNotEchoed"],
-  "tcp_server_strips_line_end.py": ["one sentence", "cutsLineEnd"],
-  "tcp_server_waits_for_line.ts": ["no line end", "waitsForLine"],
-  "udp_client_believes_late_copy.py": ["a late copy", "believesDuplicate"],
-  "udp_client_believes_stranger.py": ["a stranger's reply", "believesStranger"],
-  "udp_client_no_timeout.py": ["a lost echo", "noTimeout"],
-  "udp_client_sends_bytewise.py": ["sends what is typed", "sendsPart"],
-  "udp_client_small_buffer.py": ["1,400 bytes", "cutsDatagram"],
-  "udp_client_wrong_port.ts": ["sends what is typed", "sendsNothing"],
-  "udp_server_answers_twice.ts": ["one in, one out", "repliesTwice"],
-  "udp_server_decodes.py": ["bytes that are no text", "decodesBytes"],
-  "udp_server_empty_ends.py": ["0 bytes", "emptyDatagram"],
-  "udp_server_first_peer.py": ["two peers in turn", "onePeer"],
-  "udp_server_fixed_port.py": ["one sentence", "noReply"],
-  "udp_server_other_socket.py": ["one sentence", "otherSocket"],
-  "udp_server_reads_once.py": ["one in, one out", "readsOnce"],
-  "udp_server_small_buffer.py": ["1,472 bytes", "cutsDatagram"],
-  "udp_server_stop_ends_all.py": ["after a stop word", "stopEndsServer"],
-  "udp_server_stop_inside.py": ["stop word inside", "findsStopInside"],
-  "udp_server_upper_case.ts": ["one sentence", "changesEcho"],
-};
-
-/** Programs in `tests/right/` that do all that is asked, and what they lack of what is beyond it. */
-const RIGHT: Record<string, string[]> = {
-  "task1_server_to_the_end.py": ["prints the next client's"],
-  "tcp_client_prompt.py": ["an echo in two pieces", "the server's end"],
-  "tcp_client_threads.py": [],
-  "tcp_server_bare_word.py": [
-    "stop word's echo",
-    "stop word and CRLF",
-    "beside a silent client",
-    "after a reset",
-  ],
-  "tcp_server_lines.py": ["no line end"],
-  "udp_client_says_lost.py": [],
-  "udp_server_textbook.py": ["8,192 bytes", "bytes that are no text"],
-};
-
-const hasPython = hasTool("python3", "--version");
-/** Without what site-packages add, which these programs need not, it starts in half the time. */
-const PYTHON = [hasPython ? findPython() : "python3", "-S"];
-
-/** The interpreter itself: `python3` may be a shell script that looks for it, each time. */
-function findPython(): string {
-  const args = ["-c", "import sys; print(sys.executable)"];
-  const { stdout } = new Deno.Command("python3", { args }).outputSync();
-  return new TextDecoder().decode(stdout).trim();
-}
-
-/** What Deno is told to run the grader. */
-const GRADER = ["run", "--allow-net", "--allow-run", fileUrl("docs/lab/grade.ts").pathname];
-
-/** The command that runs a program of this repository. */
-function commandOf(path: string, ...args: string[]): string[] {
-  const file = fileUrl(path).pathname;
-  if (path.endsWith(".py")) return [...PYTHON, file, ...args];
-  return [Deno.execPath(), "run", "--allow-net", "--quiet", file, ...args];
-}
-
-/** How a program is graded, as its name says. */
-function optionsOf(path: string): GradeOptions {
-  const name = path.split("/").at(-1)!;
-  const [, protocol, side] = /^(tcp|udp|task\d)_(server|client)/.exec(name)!;
-  const task = /^task(\d)/.exec(protocol!)?.[1];
-  const transport = task ? (task === "4" ? "udp" : "tcp") : protocol;
-  const options: GradeOptions = {
-    kind: `${transport}-${side}` as Kind,
-    command: commandOf(path, "{port}"),
-  };
-  if (task) options.task = Number(task);
-  if (path.endsWith("bare_word.py")) options.stop = ["QUIT"];
-  return options;
-}
-
-/** The names of the checks that a program failed. */
-function failed(verdicts: Verdict[]): string[] {
-  return verdicts.filter(({ ok }) => ok === false).map(({ check }) => check);
-}
-
-/** The programs in a folder. */
-function programsIn(folder: string): string[] {
-  const names = [...Deno.readDirSync(fileUrl(folder))].map(({ name }) => name);
-  return names.filter((name) => /\.(py|ts)$/.test(name)).sort();
-}
-
-function hasFile(path: string): boolean {
-  try {
-    return Deno.statSync(fileUrl(path)).isFile;
-  } catch {
-    return false;
-  }
-}
-
-/** A program to grade, and what has to come out. */
-type Subject = {
-  name: string;
-  options: GradeOptions;
-  judge(verdicts: Verdict[], ms: number): void;
-};
-
-/** Each fails one check, and is told its mistake. */
-function* wrongPrograms(): Generator<Subject> {
-  for (const [name, [check, mistake]] of Object.entries(WRONG)) {
-    yield {
-      name: `tests/wrong/${name}`,
-      options: optionsOf(`tests/wrong/${name}`),
-      judge: (verdicts) => {
-        const wrong = verdicts.filter(({ ok }) => ok === false);
-        assertEquals(
-          wrong.map(({ check, mistake }) => [check, mistake]),
-          [[check, MISTAKES[mistake]]],
-        );
-      },
-    };
-  }
-}
-
-/** Each passes all that is asked. */
-function* rightPrograms(): Generator<Subject> {
-  for (const [name, lacking] of Object.entries(RIGHT)) {
-    yield {
-      name: `tests/right/${name}`,
-      options: optionsOf(`tests/right/${name}`),
-      judge: (verdicts) => {
-        assert(isPassed(scoresOf(verdicts)));
-        assertEquals(failed(verdicts), lacking);
-      },
-    };
-  }
-}
-
-/** Each passes all, also what is beyond the handout. */
-function* finishedScripts(): Generator<Subject> {
-  for (const kind of ["tcp-server", "udp-server", "tcp-client", "udp-client"] as const) {
-    const script = `${kind.replace("-", "_")}.ts`;
-    yield {
-      name: script,
-      options: { kind, command: commandOf(script, "--port", "{port}") },
-      judge: (verdicts) => {
-        assertEquals(failed(verdicts), []);
-        assert(isPassed(scoresOf(verdicts), { strict: true }));
-      },
-    };
-  }
-}
-
-/** Each passes what its task asks for. They come with the lab's page: all or none. */
-function* labPrograms(): Generator<Subject> {
-  if (!hasFile("docs/lab/task1_server.py")) return;
-  for (const task of [1, 2, 3, 4]) {
-    for (const end of ["server.py", "server.ts", "client.py", "client.ts"]) {
-      const path = `docs/lab/task${task}_${end}`;
-      assert(hasFile(path), path);
-      yield {
-        name: path,
-        options: optionsOf(path),
-        judge: (verdicts) => assert(isPassed(scoresOf(verdicts)), failed(verdicts).join()),
-      };
-    }
-  }
-}
-
-/** Programs that never do what is asked, in ways that could hold a grader up. */
-const HOPELESS: [what: string, kind: Kind, code: string][] = [
-  ["a server that never listens", "tcp-server", "input()"],
-  [
-    "a server that never answers",
-    "tcp-server",
-    "s, kept = socket.create_server(('127.0.0.1', port)), []\nwhile True: kept.append(s.accept())",
-  ],
-  [
-    "a server that never stops sending",
-    "tcp-server",
-    "s = socket.create_server(('127.0.0.1', port))\nwhile True:\n  c, _ = s.accept()\n" +
-    "  try:\n    while True: c.sendall(bytes(65536))\n  except OSError: pass",
-  ],
-  ["a UDP server that never binds", "udp-server", "input()"],
-  [
-    "a UDP server that never answers",
-    "udp-server",
-    "s = socket.socket(type=socket.SOCK_DGRAM)\ns.bind(('', port))\nwhile True: s.recv(65507)",
-  ],
-  ["a client that does nothing", "tcp-client", "while True: input()"],
-  [
-    "a client that never stops sending",
-    "tcp-client",
-    "c = socket.create_connection(('127.0.0.1', port))\nwhile True: c.sendall(bytes(65536))",
-  ],
-  ["a UDP client that never stops printing", "udp-client", "while True: print('x' * 65536)"],
+/** What Deno is given to run the grader. */
+const GRADER = [
+  "run",
+  "--allow-net",
+  "--allow-run",
+  "--allow-read",
+  "--allow-env=INIT_CWD",
+  fileUrl("docs/lab/grade.ts").pathname,
 ];
 
-/** Each is graded in time, and passes nothing that is asked. */
-function* hopelessPrograms(): Generator<Subject> {
-  for (const [name, kind, code] of HOPELESS) {
-    const program = `import socket, sys\nport = int(sys.argv[1])\n${code}`;
-    yield {
-      name,
-      options: { kind, command: [...PYTHON, "-c", program, "{port}"] },
-      judge: (verdicts, ms) => {
-        assertLess(ms, HOPELESS_MS);
-        assertEquals(verdicts.filter(({ ok, beyond }) => ok && !beyond), []);
-      },
-    };
-  }
-}
+// ---- The table of checks ----
 
-function passes(subject: Subject, result: [verdicts: Verdict[], ms: number]): boolean {
-  try {
-    subject.judge(...result);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** All are graded in one go, many at a time: most of their time they wait. */
-Deno.test("each program gets the verdicts that it must get, and no other", SLOW, async (t) => {
-  assertEquals(programsIn("tests/wrong/"), Object.keys(WRONG).sort());
-  assertEquals(programsIn("tests/right/"), Object.keys(RIGHT).sort());
-  const subjects = [
-    ...hopelessPrograms(),
-    ...wrongPrograms(),
-    ...rightPrograms(),
-    ...finishedScripts(),
-    ...labPrograms(),
-  ].filter(({ options }) => hasPython || options.command![0] !== PYTHON[0]);
-  const results = new Map<Subject, [verdicts: Verdict[], ms: number]>();
-  async function gradeAll(rest: Subject[]): Promise<void> {
-    for (let subject; (subject = rest.shift());) {
-      const start = performance.now();
-      const verdicts = await grade(subject.options);
-      results.set(subject, [verdicts, performance.now() - start]);
+/** Every way in which a program can be graded. */
+function* tables(): Generator<[title: string, kind: Kind, options: Partial<GradeOptions>]> {
+  for (const kind of KINDS) {
+    for (const task of [1, 2, 3, 4]) {
+      yield [`${kind}, task ${task}`, kind, { task }];
+      const address = { hostname: "127.0.0.1", port: 7 };
+      if (kind.endsWith("server")) {
+        yield [`${kind}, task ${task}, by address`, kind, { task, address }];
+      }
     }
   }
-  const rest = [...subjects];
-  await Promise.all(Array.from({ length: AT_ONCE }, () => gradeAll(rest)));
-  // So many programs at once may be too slow for a wait that has an end: those are graded alone.
-  await gradeAll(subjects.filter((subject) => !passes(subject, results.get(subject)!)));
-  for (const subject of subjects) {
-    await t.step(subject.name, () => subject.judge(...results.get(subject)!));
+}
+
+Deno.test("no check of a task needs one beyond, or follows one that is beyond", () => {
+  for (const [title, kind, options] of tables()) {
+    const checks = checksOf(kind, options);
+    const isBeyond = checks.map(({ step }) => step.endsWith("+"));
+    assertEquals(isBeyond, isBeyond.toSorted(), title); // false before true
+    const deadly = checks.filter((_, i) => isBeyond[i]).map((check) => check.deadly ?? 0);
+    assertEquals(deadly, deadly.toSorted(), title); // the deadliest last
+    const tasks = checks.filter((_, i) => !isBeyond[i]);
+    assert(tasks.every(({ deadly }) => deadly === undefined), title);
+    for (const { name, needs = [] } of tasks) {
+      const beyond = needs.filter((need) => !tasks.some((check) => check.name === need));
+      assertEquals(beyond, [], `${title}: ${name}`);
+    }
   }
 });
 
-Deno.test("what a program started itself is ended with it", {
-  ...SLOW,
-  ignore: !hasPython || WINDOWS,
-}, async () => {
-  const port = freePort();
-  const server = commandOf("tests/right/tcp_server_lines.py", `${port}`).join(" ");
-  const command = ["sh", "-c", `${server} & wait`];
-  const verdicts = await grade({ kind: "tcp-server", task: 1, command, port });
-  assertEquals(failed(verdicts), ["sends nothing back"]);
-  const again = await Deno.connect({ port }).then((conn) => conn.close(), () => "refused");
-  assertEquals(again, "refused");
+Deno.test("a check needs only what stands before it, and has a name of its own", () => {
+  for (const [title, kind, options] of tables()) {
+    const seen = new Set<string>();
+    for (const { name, needs = [] } of checksOf(kind, options)) {
+      const missing = needs.filter((need) => !seen.has(need));
+      // By address nothing is asked that needs the program's output.
+      assertEquals(missing.filter((need) => !need.startsWith("prints")), [], `${title}: ${name}`);
+      assert(!seen.has(name), `${title}: ${name} twice`);
+      seen.add(name);
+    }
+  }
 });
 
-Deno.test("Ctrl-C ends what runs, and tells the shell", {
-  ...SLOW,
-  ignore: !hasPython || WINDOWS,
-}, async () => {
-  const port = freePort();
-  const server = commandOf("tests/right/tcp_server_lines.py", `${port}`);
-  const grader = new Deno.Command(Deno.execPath(), {
-    args: [...GRADER, "tcp-server", "--port", `${port}`, "--", ...server],
-    stdout: "piped",
-  }).spawn();
-  const reader = grader.stdout.getReader();
-  await reader.read(); // a verdict: the server runs
-  grader.kill("SIGINT");
-  assertEquals((await grader.status).code, 130);
-  await reader.cancel();
-  const again = await Deno.connect({ port }).then((conn) => conn.close(), () => "refused");
-  assertEquals(again, "refused");
+Deno.test("the grader's page has every check, with its task, and no other", () => {
+  const page = Deno.readTextFileSync(fileUrl("docs/lab/grader.md"));
+  const [servers, clients] = page.split("## What each check means: ").slice(1);
+  for (const [side, text] of [["server", servers!], ["client", clients!]] as const) {
+    const rows = [...text.matchAll(/^\| (.+?) +\| (\d\+?) +\| (both|TCP|UDP) +\|/gm)]
+      .map(([, name, step, over]) => `${name} ${step} ${over}`);
+    const checks = new Map<string, Set<string>>();
+    for (const protocol of ["tcp", "udp"] as const) {
+      for (const task of [1, 3]) {
+        for (const { name, step } of checksOf(`${protocol}-${side}`, { task })) {
+          const over = checks.get(`${name} ${step}`) ?? new Set();
+          checks.set(`${name} ${step}`, over.add(protocol.toUpperCase()));
+        }
+      }
+    }
+    const expected = [...checks].map(([row, over]) =>
+      `${row} ${over.size === 2 ? "both" : [...over]}`
+    );
+    assertEquals(rows.sort(), expected.sort());
+  }
 });
 
-Deno.test("a server by its address: what it prints is not seen", SLOW, async () => {
-  await using server = spawn("tcp_server.ts", ["--port", "0", "--quiet"]);
-  const address = { hostname: "127.0.0.1", port: await server.port() };
-  const verdicts = await grade({ kind: "tcp-server", address });
-  assertEquals(failed(verdicts), []);
-  assertEquals([...new Set(verdicts.map(({ task }) => task))], [2, 3]);
+// ---- The diagnosis ----
+
+const SENTENCE = "Hello mafafo\n";
+
+/** A case of the diagnosis: what was seen, and what it must be taken for. */
+type Case = [
+  what: string,
+  seen: Omit<Partial<Evidence>, "expected" | "came"> & {
+    expected?: string;
+    came?: string | Uint8Array;
+  },
+  mistake: Mistake,
+  guess?: boolean,
+];
+
+const OVER: Evidence["exit"] = { code: 0, words: "bye" };
+const LONG = "x".repeat(100_000);
+
+const CASES: Case[] = [
+  ["nobody is bound", { unbound: "nobody listens on port 7" }, "unreachable"],
+  ["it ended at bind()", {
+    unbound: "nobody listens on port 7",
+    exit: { code: 1, words: "OSError: [Errno 98] Address already in use" },
+  }, "portInUse"],
+  ["it ended at its start", { unbound: "", exit: { code: 1, words: "NameError: x" } }, "crashes"],
+  ["it ended with an error", { exit: { code: 1, words: "ValueError: no" } }, "crashes"],
+  [
+    "an error's words name the mistake",
+    { exit: { code: 1, words: "UnicodeDecodeError: 'ascii' codec" }, usual: "readsOnce" },
+    "decodesAscii",
+  ],
+  ["a reset ended it", {
+    exit: { code: 1, words: "ConnectionResetError" },
+    usual: "diesOfReset",
+  }, "diesOfReset"],
+  ["it ended, which the check is about", { exit: OVER, usual: "oneClientEver" }, "oneClientEver"],
+  ["it ended, which no buffer explains", {
+    exit: OVER,
+    usual: "cutsDatagram",
+    isUdp: true,
+  }, "endedBefore"],
+  [
+    "it ended after it had answered otherwise",
+    { exit: OVER, came: "HELLO MAFAFO\n" },
+    "changesCase",
+  ],
+  [
+    "it ended after ten",
+    { exit: OVER, usual: "readsOnce", earlier: texts("a", "b") },
+    "closesEarly",
+  ],
+  ["more, before it", { came: `Echo: ${SENTENCE}`, usual: "cutsEcho" }, "addsToEcho"],
+  ["more, behind it", { came: `${SENTENCE}bye\n`, usual: "decodesAscii" }, "addsToEcho"],
+  ["bytes as text", { came: "b'Hello mafafo\\n'" }, "sendsBytesAsText"],
+  ["twice over UDP", { came: SENTENCE + SENTENCE, isUdp: true }, "repliesTwice"],
+  ["an earlier sentence", { came: "one\n", earlier: texts("one\n") }, "repeatsEarlier"],
+  ["an earlier datagram", { came: "one", isUdp: true, earlier: texts("one") }, "repliesTwice"],
+  ["another client's", { came: "two\n", others: texts("two\n") }, "mixesClients"],
+  [
+    "the rest of an earlier one",
+    { expected: "Hi you\n", came: "Hi you\nlo mafafo\n", earlier: texts(SENTENCE) },
+    "keepsOldBytes",
+  ],
+  [
+    "the first peer's address is kept",
+    { isUdp: true, stray: "to an earlier client", usual: "decodesAscii" },
+    "onePeer",
+  ],
+  [
+    "another socket",
+    { isUdp: true, stray: "from another port", usual: "decodesAscii" },
+    "otherSocket",
+  ],
+  ["a part: no line end", { came: "Hello mafafo" }, "cutsLineEnd"],
+  ["a part", { came: "Hello ma" }, "cutsEcho"],
+  [
+    "a part, at the end of input",
+    { came: "Hello ma", ended: "eof", usual: "cutsAtEnd" },
+    "cutsAtEnd",
+    true,
+  ],
+  ["a part of a datagram", { came: "Hello ma", isUdp: true, usual: "readsOnce" }, "cutsDatagram"],
+  ["one line of two", { came: "a\n", expected: "a\nb\n", usual: "oneLineARead" }, "oneLineARead"],
+  ["a hole in much", {
+    expected: LONG + "y" + LONG,
+    came: LONG + LONG,
+    usual: "losesMuch",
+  }, "losesMuch"],
+  ["upper case", { came: "HELLO MAFAFO\n", usual: "decodesAscii" }, "changesCase"],
+  ["a CR that is gone", { expected: "a\r\n", came: "a\n" }, "changesLineEnds"],
+  ["blanks that are gone", { expected: "a  b\n", came: "a b\n" }, "changesBlanks"],
+  [
+    "replaced letters",
+    { expected: "grüß\n", came: "gr??\n", usual: "decodesAscii" },
+    "decodesAscii",
+  ],
+  ["other letters", { came: "olleH\n", usual: "decodesAscii" }, "changesEcho"],
+  ["nothing", {}, "noEcho"],
+  ["nothing over UDP", { isUdp: true, usual: "cutsDatagram" }, "noReply"],
+  ["nothing: the check's guess", { usual: "waitsForLine" }, "waitsForLine", true],
+  ["nothing but an error's words", {
+    said: "UnicodeDecodeError: 'utf-8' codec",
+    usual: "waitsForLine",
+  }, "decodesBytes"],
+  ["the end in place of an echo", { ended: "eof" }, "closesUnanswered"],
+  ["it closes at an empty line", { ended: "eof", usual: "emptyLineEnds" }, "emptyLineEnds"],
+  ["one at a time", { isFreed: true, usual: "oneAtATime" }, "oneAtATime"],
+  ["no end", { wants: "end", usual: "noStopWord" }, "noStopWord"],
+  [
+    "something unasked",
+    { wants: "silence", came: "ok\n", usual: "answersInTask1" },
+    "answersInTask1",
+  ],
+  ["nothing printed", { wants: "output" }, "printsNothing"],
+  ["bytes printed", { wants: "output", came: "got b'Hello mafafo\\n'" }, "printsBytes"],
+  ["other letters printed", { wants: "output", came: "Hello m" }, "printsOther"],
+  ["the client sends nothing", { side: "client", wants: "sentence" }, "sendsNothing"],
+  ["the client ended", { side: "client", wants: "sentence", exit: OVER }, "endsUnasked"],
+  [
+    "the client ended after one",
+    { side: "client", wants: "sentence", exit: OVER, usual: "oneSentence" },
+    "oneSentence",
+  ],
+  ["the client sends it twice", {
+    side: "client",
+    wants: "sentence",
+    came: SENTENCE + SENTENCE,
+  }, "sendsTwice"],
+  [
+    "the client adds",
+    { side: "client", wants: "sentence", came: SENTENCE + "\0\0" },
+    "addsToSentence",
+  ],
+  ["the client cuts", { side: "client", wants: "sentence", came: "H" }, "sendsPart"],
+  ["the client connects again", {
+    side: "client",
+    wants: "sentence",
+    came: SENTENCE,
+    isReconnected: true,
+  }, "reconnects"],
+  ["the client shows nothing", { side: "client", wants: "shown" }, "showsNoEcho"],
+  [
+    "the client shows bytes",
+    { side: "client", wants: "shown", came: "b'Hello mafafo'" },
+    "showsBytes",
+  ],
+  [
+    "the client shows what it should not",
+    { side: "client", wants: "shown", came: "lie", decoy: "lie", usual: "believesStranger" },
+    "believesStranger",
+  ],
+  [
+    "the client stays",
+    { side: "client", wants: "exit", usual: "staysAfterStop" },
+    "staysAfterStop",
+  ],
+  [
+    "the client misses nothing",
+    { side: "client", isUdp: true, wants: "sentence", usual: "noTimeout" },
+    "noTimeout",
+  ],
+];
+
+function texts(...all: string[]): Uint8Array[] {
+  return all.map(encode);
+}
+
+Deno.test("what was seen decides; only where it leaves a choice, the check's guess does", async (t) => {
+  for (const [what, { expected = SENTENCE, came = "", ...seen }, mistake, guess = false] of CASES) {
+    await t.step(what, () => {
+      const diagnosis = diagnose({
+        side: "server",
+        isUdp: false,
+        wants: seen.unbound === undefined ? "echo" : "connection",
+        ended: "",
+        waitedMs: 4_000,
+        ...seen,
+        expected: encode(expected),
+        came: typeof came === "string" ? encode(came) : came,
+      });
+      assertEquals([diagnosis.mistake, diagnosis.guess], [mistake, guess], diagnosis.cause);
+      if (seen.unbound !== "") assert(diagnosis.cause.length > 0);
+    });
+  }
 });
 
-Deno.test("a server by its address that ends with its first client", {
-  ...SLOW,
-  ignore: !hasPython,
-}, async () => {
-  const port = freePort();
-  const args = commandOf("tests/wrong/tcp_server_one_client.py", `${port}`);
-  const server = new Deno.Command(args[0]!, { args: args.slice(1), stdout: "null" }).spawn();
-  const address = { hostname: "127.0.0.1", port };
-  let verdicts: Verdict[];
-  do verdicts = await grade({ kind: "tcp-server", address }); // to look would be to be its client
-   while (verdicts[0]!.mistake === MISTAKES.unreachable);
-  const wrong = verdicts.filter(({ ok }) => ok === false);
-  assertEquals(wrong.map(({ check, mistake }) => [check, mistake]), [
-    ["end of input", MISTAKES.endedBefore],
+/** What programs say at their end, and the line of it that names the error. */
+const SAID: [output: string, line: string][] = [
+  [
+    'Traceback (most recent call last):\n  File "/a/b.py", line 3, in <module>\n    f(x)\nValueError: a: b\n',
+    "ValueError: a: b",
+  ],
+  [
+    "node:events:497\n      throw er;\n      ^\n\nError: listen EADDRINUSE: address already in use\n" +
+    "    at Server.listen (node:net:1)\n  code: 'EADDRINUSE'\n}\n\nNode.js v20\n",
+    "Error: listen EADDRINUSE: address already in use",
+  ],
+  [
+    'Exception in thread "main" java.net.BindException: Address already in use\n\tat java.base/x(Y.java:1)\n',
+    'Exception in thread "main" java.net.BindException: Address already in use',
+  ],
+  [
+    "error: Uncaught (in promise) AddrInUse: in use\n    at x.ts:1:2\n",
+    "error: Uncaught (in promise) AddrInUse: in use",
+  ],
+  ["ready\nbind: Address already in use\n", "bind: Address already in use"],
+  ["one\ntwo\nthree\n", "two / three"],
+];
+
+Deno.test("of a traceback the error is told, not its last line or its path", () => {
+  for (const [output, line] of SAID) assertEquals(errorLine(output), line);
+});
+
+Deno.test("what a terminal shows: no colours; what is printed as bytes does not count", () => {
+  assertEquals(plain("\x1b[1;32mHel\x1b[0mlo\x1b]0;title\x07\r\n"), "Hello\n");
+  assertEquals(withoutBytes("raw: b'Hi\\'x' text: Hi, web 'Hi'"), "raw:  text: Hi, web 'Hi'");
+  assertEquals(withoutBytes('b"it\'s" then'), " then");
+});
+
+// ---- Reports ----
+
+/** A verdict as the grader makes one. */
+function verdict(program: string, fields: Partial<Verdict>): Verdict {
+  const isWrong = fields.passed === false;
+  return {
+    program,
+    kind: "tcp-server",
+    task: 2,
+    name: "one sentence",
+    beyond: false,
+    passed: true,
+    mistake: isWrong ? "noEcho" : null,
+    guess: false,
+    cause: isWrong ? 'nothing came <"&> \x01' : null,
+    hint: isWrong ? MISTAKES.noEcho : null,
+    sent: '"Hello\\n"',
+    came: "the same",
+    seconds: 0.25,
+    ...fields,
+  };
+}
+
+/** Three programs: one that passes, one that does not, and one that could not be graded. */
+function reports(): Parameters<typeof formatGradescope>[0] {
+  const make = (program: string, second: Partial<Verdict>): { verdicts: Verdict[] } => ({
+    verdicts: [
+      verdict(program, { task: 1, name: "prints the sentence" }),
+      verdict(program, second),
+      verdict(program, { name: "CRLF", beyond: true, passed: false }),
+      verdict(program, { name: "1 MiB", beyond: true, passed: null, cause: "not tried" }),
+    ],
+  });
+  const graded = ([program, { verdicts }]: [string, { verdicts: Verdict[] }]) => ({
+    program,
+    kind: "tcp-server",
+    verdicts,
+    result: sumUp(verdicts, { program, seconds: 1.5 }),
+  });
+  const all: [string, { verdicts: Verdict[] }][] = [
+    ["ann", make("ann", {})],
+    ["bob & co", make("bob & co", { passed: false })],
+  ];
+  return [...all.map(graded), { program: "eve", kind: "tcp-server", error: "no such file" }];
+}
+
+Deno.test("all formats give the same marks", () => {
+  const all = reports();
+  assertEquals(all.map((each) => "result" in each && each.result), [
+    { program: "ann", passed: true, points: { 1: [1, 1], 2: [1, 1] }, seconds: 1.5 },
+    { program: "bob & co", passed: false, points: { 1: [1, 1], 2: [0, 1] }, seconds: 1.5 },
+    false,
   ]);
-  const letters = verdicts.find(({ check }) => check === "other letters")!;
-  assertEquals(letters.came, "not tried: nobody listens");
-  assertEquals((await server.status).code, 0);
+  assertEquals(all.map((each) => formatRow(each, 8)), [
+    "ok  ann       tcp-server  1: 1/1  2: 1/1",
+    "no  bob & co  tcp-server  1: 1/1  2: 0/1          one sentence (noEcho)",
+    "--  eve       tcp-server  no such file",
+  ]);
+  const document = JSON.parse(formatGradescope(all));
+  const scores = (program: string): number[] => {
+    const tests = document.tests.filter(({ name }: { name: string }) =>
+      name.startsWith(`${program}: `)
+    );
+    return ["score", "max_score"].map((key) =>
+      tests.reduce((sum: number, test: Record<string, number>) => sum + test[key]!, 0)
+    );
+  };
+  assertEquals([scores("ann"), scores("bob & co"), scores("eve")], [[2, 2], [1, 2], [0, 1]]);
+  assertEquals(document.score, 3);
+  const xml = formatJunit(all, { startedAt: new Date(0) });
+  assertEquals(xml.match(/<failure /g)?.length, 1);
+  assertEquals(xml.match(/<property name="task 2" value="(\d\/\d)"/g), [
+    '<property name="task 2" value="1/1"',
+    '<property name="task 2" value="0/1"',
+  ]);
 });
 
-/** The grader as a user runs it. */
-async function run(args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+Deno.test("Gradescope's fields have the types that its documentation gives them", () => {
+  const document = JSON.parse(formatGradescope(reports()));
+  assertEquals(typeof document.score, "number");
+  assert(Number.isInteger(document.execution_time));
+  assertEquals(typeof document.output, "string");
+  for (const test of document.tests) {
+    const { name, score, max_score, status, output } = test;
+    assertEquals([typeof name, typeof score, typeof max_score, typeof output], [
+      "string",
+      "number",
+      "number",
+      "string",
+    ]);
+    assert(status === "passed" || status === "failed");
+    assert(score <= max_score);
+  }
+});
+
+Deno.test("JUnit's XML has what its schemas ask for, and is well formed", () => {
+  const xml = formatJunit(reports(), { startedAt: new Date(0) });
+  assertStringIncludes(xml, '<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>\n');
+  assertMatch(
+    xml,
+    /<testsuite package="tcp-server" id="0" name="ann" timestamp="1970-01-01T00:00:00" hostname="localhost" tests="4" failures="0" errors="0" skipped="2" time="1.500">\n {4}<properties>/,
+  );
+  assertStringIncludes(xml, "nothing came &lt;&quot;&amp;&gt; ?"); // no control characters
+  const open: string[] = [];
+  for (const [, end, name, empty] of xml.matchAll(/<(\/?)([a-z-]+)[^<>]*?(\/?)>/g)) {
+    if (end) assertEquals(open.pop(), name);
+    else if (!empty) open.push(name!);
+  }
+  assertEquals(open, []);
+});
+
+Deno.test("a verdict fits 80 columns", () => {
+  const long = `"${"x".repeat(200)}"`;
+  for (const passed of [true, false, null]) {
+    const text = formatVerdict(
+      verdict("p", { passed, sent: long, came: long, cause: long, hint: long }),
+    );
+    assertEquals(text.split("\n").filter((line) => line.length > WIDTH), []);
+  }
+});
+
+Deno.test("a class file: tabs, comments, quotes, addresses", () => {
+  const text =
+    "name\tkind\tcommand\n# a comment\n\nann\ttcp-server\tpython3 'my server.py' {port}\t" +
+    '--stop "bye now"\nbob\tudp-server\t127.0.0.1:12000\n';
+  assertEquals(parseClass(text, "class.tsv"), [
+    {
+      name: "ann",
+      args: ["tcp-server", "--stop", "bye now", "--", "python3", "my server.py", "{port}"],
+    },
+    { name: "bob", args: ["udp-server", "127.0.0.1:12000"] },
+  ]);
+  assertEquals(splitWords(`a\\ b "c\\"d" '' e'f'g`), ["a b", 'c"d', "", "efg"]);
+});
+
+// ---- The collection ----
+
+Deno.test("the collection: 80 programs, 40 of them right, in six languages", () => {
+  const [right, wrong] = [programsIn("tests/right/"), programsIn("tests/wrong/")];
+  assertEquals(wrong.map((path) => path.split("/").at(-1)!), Object.keys(WRONG).sort());
+  assert(right.length >= 40 && right.length + wrong.length >= 80);
+  const languages = new Set([...right, ...wrong].map((path) => path.split(".").at(-1)));
+  assert(languages.size >= 6, [...languages].join());
+});
+
+/** A few of the collection: each way to run a program, each kind, quick ones. */
+const SAMPLE = [
+  "tests/right/tcp_server_block_buffered.c",
+  "tests/right/tcp_server_events.js",
+  "tests/right/udp_server_recv.pl",
+  "tests/right/tcp_client_prompt_api.ts",
+  "tests/right/task1_client_textbook.py",
+  "tests/right/tcp_server_asks_for_port.py",
+  "tests/right/udp_server_unp.c",
+  "tests/wrong/tcp_server_upper_case.js",
+  "tests/wrong/tcp_server_ends_after_ten.py",
+  "tests/wrong/udp_server_first_peer.py",
+  "tests/wrong/tcp_client_sends_repr.py",
+  "tests/wrong/udp_server_adds.js",
+];
+
+Deno.test("some of the collection", SLOW, async (t) => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const subjects = SAMPLE.map((path) => subjectOf(path, folder));
+    const results = await gradeAll(subjects, { atOnce: 4 });
+    for (const subject of subjects) {
+      const { path, lacks } = subject;
+      await t.step({
+        name: lacks ? `${path}: ${lacks} is not on this machine` : path,
+        ignore: lacks !== undefined,
+        fn: () => assertEquals(difference(subject, results.get(subject)!), undefined),
+      });
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+// ---- As a teacher runs it ----
+
+/** The grader's command, in a folder. */
+async function run(
+  args: string[],
+  { cwd = fileUrl("tests/").pathname, initCwd = "" } = {},
+): Promise<{ code: number; stdout: string; stderr: string }> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [...GRADER, ...args],
+    cwd,
+    env: { INIT_CWD: initCwd || cwd },
   }).output();
   const decoder = new TextDecoder();
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
 
-Deno.test("the command line: lines of 80 columns, a score, an exit code", {
+Deno.test("the command line: lines of 80 columns, points, an exit code", {
   ...SLOW,
   ignore: !hasPython,
 }, async () => {
-  const wrong = commandOf("tests/wrong/tcp_server_reads_once.py", "{port}");
-  const { code, stdout, stderr } = await run(["tcp-server", "--", ...wrong]);
+  const command = ["python3", "wrong/tcp_server_reads_once.py", "{port}"];
+  const { code, stdout, stderr } = await run(["tcp-server", "--", ...command]);
   assertEquals([code, stderr], [1, ""]);
   const lines = stdout.trimEnd().split("\n");
   assertEquals(lines.filter((line) => line.length > WIDTH), []);
   assertMatch(lines[0]!, /^ok 1 {2}prints the sentence: "Hello \w{6}\\n" → printed$/);
-  const at = lines.indexOf("no 2+ a line in two pieces");
-  assertMatch(lines[at + 1]!, /^ {6}sent: {2}"Hello \w{6}", " and \w{6}\\n"$/);
-  assertMatch(lines[at + 2]!, /^ {6}came: {2}"Hello \w{6}", then the end$/);
+  const at = lines.indexOf("no 3  many sentences");
+  assertMatch(lines[at + 1]!, /^ {6}sent: {2}"2 \w{6}\\n"$/);
+  assertMatch(lines[at + 2]!, /^ {6}came: {2}(the end|a reset)$/); // whichever is read first
+  assertMatch(lines[at + 3]!, /^ {6}seen: {2}(the end|a reset) came in place of an echo$/);
   assertEquals(
-    lines[at + 3],
-    "      often: it reads once: recv() or recvfrom() belongs in a loop",
+    lines[at + 4],
+    "      so:    it reads once: recv() or recvfrom() belongs in a loop",
   );
-  assert(lines.includes('-- 3  many sentences: not tried: "a line in two pieces" comes first'));
-  assertEquals(lines.slice(-3), [
-    "task 1: 1 of 1",
-    "task 2: 4 of 4, and beyond it 6 of 8",
-    "task 3: 0 of 3, and beyond it 0 of 7",
-  ]);
+  assert(lines.includes('-- 3  stop word: not tried: "stop word inside" comes first'));
+  assertMatch(lines.at(-1)!, /^task 3: 0 of 5, and beyond it 0 of \d$/);
 });
 
-Deno.test("the command line: --task, --strict, --json", {
+Deno.test("--json: an object a line, with the fields of the page", {
   ...SLOW,
   ignore: !hasPython,
 }, async () => {
-  const wrong = commandOf("tests/wrong/tcp_server_reads_once.py", "{port}");
-  const [asked, strict] = await Promise.all([
-    run(["tcp-server", "--task", "2", "--json", "--", ...wrong]),
-    run(["tcp-server", "--task", "2", "--strict", "--", ...wrong]),
-  ]);
-  assertEquals([asked.code, strict.code], [0, 1]);
-  const objects = asked.stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
-  assertEquals(Object.keys(objects[0]), [
-    "task",
-    "check",
-    "beyond",
-    "ok",
-    "sent",
-    "came",
-    "mistake",
-  ]);
-  assertEquals(objects.at(-1), {
-    scores: [
-      { task: 1, passed: 1, of: 1, beyond: 0, ofBeyond: 0 },
-      { task: 2, passed: 4, of: 4, beyond: 6, ofBeyond: 8 },
-    ],
-    passed: true,
+  const command = ["python3", "wrong/tcp_server_upper_case.py", "{port}"];
+  const missing = await run(["tcp-server", "--json", "--", ...command]);
+  assertEquals(missing.code, 2);
+  assertEquals(JSON.parse(missing.stdout), {
+    program: command.join(" "),
+    error: 'cannot run "wrong/tcp_server_upper_case.py": no such file',
   });
+  command[1] = "wrong/udp_server_first_peer.py";
+  const { code, stdout } = await run(["udp-server", "--format", "json", "--", ...command]);
+  assertEquals(code, 1);
+  const objects = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+  for (const object of objects.slice(0, -1)) {
+    assertEquals(Object.keys(object), [
+      "program",
+      "kind",
+      "task",
+      "name",
+      "beyond",
+      "passed",
+      "mistake",
+      "guess",
+      "cause",
+      "hint",
+      "sent",
+      "came",
+      "seconds",
+    ]);
+  }
+  const wrong = objects.filter(({ passed }) => passed === false)[0];
+  assertEquals([wrong.name, wrong.mistake, wrong.guess], ["two peers in turn", "onePeer", false]);
+  assertEquals(Object.keys(objects.at(-1)), ["program", "passed", "points", "seconds"]);
+  assertEquals(objects.at(-1).passed, false);
+});
+
+Deno.test("a class: a line a program, paths from where the teacher stands", {
+  ...SLOW,
+  ignore: !hasPython,
+}, async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const right = fileUrl("tests/right/").pathname;
+    await Deno.copyFile(`${right}udp_server_textbook.py`, `${folder}/my server.py`);
+    const port = freePort();
+    await Deno.writeTextFile(
+      `${folder}/class.tsv`,
+      `ann\tudp-server\tpython3 'my server.py' {port}\n` +
+        `bob\ttcp-server\tpython3 nothing.py {port}\n` +
+        `cid\ttcp-client\tpython3 ${right}task1_client_textbook.py ${port}\t--task 1 --port ${port}\n` +
+        `dee\ttcp-client\tpython3 ${right}task1_client_textbook.py ${port}\t--task 1 --port ${port}\n`,
+    );
+    const { code, stdout } = await run(["--class", "class.tsv"], { cwd: "/", initCwd: folder });
+    assertEquals(code, 1);
+    assertEquals(stdout.trimEnd().split("\n"), [
+      "ok  ann  udp-server  4: 10/10",
+      '--  bob  tcp-server  cannot run "nothing.py": no such file',
+      "ok  cid  tcp-client  1: 4/4",
+      "ok  dee  tcp-client  1: 4/4",
+    ]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("what leaves its group, or is deaf to signals, is ended and reported", {
+  ...SLOW,
+  ignore: !hasPython || Deno.build.os !== "linux",
+}, async () => {
+  const server = `${fileUrl("tests/right/").pathname}task1_server_to_the_end.py`;
+  const script = `trap "" HUP INT TERM; setsid sleep 1000 & exec python3 ${server} "$0"`;
+  const { code, stderr } = await run([
+    "tcp-server",
+    "--task",
+    "1",
+    "--",
+    "sh",
+    "-c",
+    script,
+    "{port}",
+  ]);
+  assertEquals(code, 0);
+  assertMatch(
+    stderr,
+    /^(grade: it left a process behind, which is ended now: sleep \(process \d+\)\n)+$/,
+  );
+  const [, pid] = /process (\d+)/.exec(stderr)!;
+  const { stdout } = await new Deno.Command("ps", { args: ["-o", "stat=", "-p", pid!] }).output();
+  assertMatch(new TextDecoder().decode(stdout), /^(Z.*\n)?$/); // gone, or it waits for its parent
+});
+
+for (const [signal, code] of [["SIGINT", 130], ["SIGHUP", 129]] as const) {
+  Deno.test(`${signal} to the grader ends what it started`, {
+    ...SLOW,
+    ignore: !hasPython || WINDOWS,
+  }, async () => {
+    const port = freePort();
+    const server = fileUrl("tests/right/tcp_server_lines.py").pathname;
+    const grader = new Deno.Command(Deno.execPath(), {
+      args: [...GRADER, "tcp-server", "--port", `${port}`, "--", "python3", server, `${port}`],
+      stdout: "piped",
+    }).spawn();
+    const reader = grader.stdout.getReader();
+    await reader.read(); // a verdict: the server runs
+    grader.kill(signal);
+    assertEquals((await grader.status).code, code);
+    await reader.cancel();
+    let isRefused = false;
+    while (!isRefused) { // a process takes a moment to end
+      isRefused = await Deno.connect({ port }).then((conn) => conn.close(), () => true) ?? false;
+    }
+  });
+}
+
+Deno.test("a port that is taken is wrong use, and names who has it", SLOW, async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  const { code, stderr } = await run(["tcp-server", "--port", `${port}`, "--", Deno.execPath()]);
+  assertEquals(code, 2);
+  assertMatch(
+    stderr,
+    new RegExp(`^grade: port ${port} is taken( by deno \\(process ${Deno.pid}\\))?: `),
+  );
 });
 
 /** Wrong use, and what is said of it. */
@@ -448,6 +687,12 @@ const MISUSE: [args: string[], words: string][] = [
   [["tcp-server", "--port", "--", "true"], "--port must be a whole number from 1 to 65535"],
   [["tcp-server", "--stop=", "127.0.0.1:7"], "--stop needs a value, WORD"],
   [["tcp-server", "--sop", "x", "127.0.0.1:7"], 'unknown option "--sop"; see --help'],
+  [
+    ["tcp-server", "--format", "xml", "127.0.0.1:7"],
+    "--format must be text, json, gradescope, junit",
+  ],
+  [["--class", "nothing.tsv"], 'cannot read "nothing.tsv": no such file'],
+  [["--class"], "--class needs a value, FILE"],
   [["tcp-server", "--", "no such program", "{port}"], 'cannot run "no such program": not found'],
 ];
 
@@ -458,7 +703,7 @@ Deno.test("wrong use is one line on stderr, exit 2", SLOW, async (t) => {
       const { code, stdout, stderr } = results[i]!;
       assertEquals([code, stdout], [2, ""]);
       assertMatch(stderr, /^grade: .*\n$/);
-      assert(stderr.includes(words), stderr);
+      assertStringIncludes(stderr, words);
     });
   }
 });

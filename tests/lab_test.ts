@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { freePort, LIMIT, type Program, runScript, spawn, UdpPeer } from "./_helpers.ts";
+import { exchange, freePort, LIMIT, type Program, runScript, spawn, UdpPeer } from "./_helpers.ts";
 
 /** The next sentence that a server prints, `[peer] sentence`; other lines are passed over. */
 async function nextSentence(server: Program): Promise<string> {
@@ -97,6 +97,22 @@ Deno.test(
       assertEquals((await runScript("tcp_client.ts", ["--port", port, "new"])).stdout, "new\n");
       assertEquals((await server.stop()).code, 0);
     });
+  },
+);
+
+Deno.test(
+  "tasks 1 to 3 with the textbook's client, which sends sentences without line ends",
+  LIMIT,
+  async () => {
+    await using server = spawn("tcp_server.ts", ["--port", "0"]);
+    using conn = await Deno.connect({ port: await server.port() });
+    for (const sentence of ["Hello", "how are you", "stop"]) {
+      assertEquals(await exchange(conn, sentence), sentence);
+      assert((await nextSentence(server)).endsWith(`] ${sentence}`));
+    }
+    assertEquals(await conn.read(new Uint8Array(1)), null);
+    conn.close();
+    assertMatch(await server.nextLine(), / closed \(stop\): 3 messages, 20 bytes, /);
   },
 );
 

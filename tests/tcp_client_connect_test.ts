@@ -12,10 +12,11 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { connect } from "../tcp_client.ts";
+import { connect, type ConnectOptions } from "../tcp_client.ts";
 import { serve } from "../tcp_server.ts";
 import {
   DEFAULTS,
+  exchange,
   fileUrl,
   freePort,
   hasIpv6,
@@ -442,4 +443,163 @@ Deno.test({
       });
     }
   },
+});
+
+// ---- Reasons ----
+
+Deno.test({
+  ...unless(
+    !CAN_BE_ALONE && "no network namespace with one local port here",
+    "no local port is free: both scripts say that",
+  ),
+  ...LIMIT,
+  fn: async (t) => {
+    const taken = `import socket, subprocess, sys
+sock = socket.create_server(("127.0.0.1", 12001))
+end = socket.create_connection(("127.0.0.1", 12001)) # the one local port
+sys.exit(subprocess.call(sys.argv[1:]))`;
+    const via = ["unshare", "-rn", "sh", "-c", `${ALONE} && exec python3 -c "$0" "$@"`, taken];
+    const rows: [string, string[], string][] = [
+      ["tcp_client.ts", ["-p", "12001", "hello"], "cannot connect to 127.0.0.1:12001"],
+      ["tcp_server.ts", ["-p", "0"], "cannot listen on 127.0.0.1:0"],
+    ];
+    for (const [script, args, what] of rows) {
+      await t.step(script, async () => {
+        const { code, stdout, stderr } = await runScript(script, args, { via });
+        const says = `${script.slice(0, -3)}: ${what}: no local port is free\n`;
+        assertEquals([code, stdout, stderr], [1, "", says]);
+      });
+    }
+  },
+});
+
+Deno.test("an address that is not this machine's keeps the system's words", LIMIT, async () => {
+  const allowNet = "192.0.2.1:0"; // TEST-NET-1
+  const args = ["-H", "192.0.2.1", "-p", "0"];
+  const { code, stderr } = await runScript("tcp_server.ts", args, { allowNet });
+  assertEquals(code, 1);
+  assertMatch(stderr, /^tcp_server: cannot listen on 192\.0\.2\.1:0: [^()]*address[^()]*\n$/);
+  assert(!stderr.includes("no local port"), stderr);
+});
+
+/** A name server that answers each question with "no such name" (NXDOMAIN), in a network of its own. */
+const NO_SUCH_NAME = `
+import socket, subprocess, sys, threading
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("127.0.0.1", 53))
+def answer():
+    while True:
+        query, peer = sock.recvfrom(512)
+        sock.sendto(query[:2] + bytes([0x81, 0x83]) + query[4:6] + bytes(6) + query[12:], peer)
+threading.Thread(target=answer, daemon=True).start()
+sys.exit(subprocess.call(sys.argv[1:]))
+`;
+
+Deno.test({
+  ...unless(
+    NO_NETWORKS || !hasTool("python3", "-V") && "no python3 here",
+    "a name that is not found, and no name server that answers, are told apart",
+  ),
+  ...LIMIT,
+  fn: async (t) => {
+    const directory = await Deno.makeTempDir();
+    try {
+      Deno.writeTextFileSync(
+        `${directory}/resolv.conf`,
+        "nameserver 127.0.0.1\noptions attempts:1\n",
+      );
+      const script = `ip link set lo up
+        mount --bind ${directory}/resolv.conf /etc/resolv.conf; exec "$@"`;
+      const there = ["python3", "-c", NO_SUCH_NAME];
+      for (
+        const [reason, resolver] of [
+          ["name not found", there],
+          ["no name server answers", []],
+        ] as const
+      ) {
+        await t.step(reason, async () => {
+          const via = ["unshare", "-mn", "sh", "-ec", script, "sh", ...resolver];
+          const args = ["--host", "echo.test", "--timeout", "30", "hello"];
+          const { code, stdout, stderr } = await runScript("tcp_client.ts", args, { via });
+          assertEquals([code, stdout], [1, ""]);
+          const address = `echo.test:${DEFAULTS.port}`;
+          assertEquals(stderr, `tcp_client: cannot connect to ${address}: ${reason}\n`);
+        });
+      }
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  },
+});
+
+// ---- As a library ----
+
+/** Runs `use` where each connection that is made is changed by `change`. */
+async function changing(
+  change: (conn: Deno.TcpConn) => void,
+  use: () => Promise<void>,
+): Promise<void> {
+  const { connect: real } = Deno;
+  try {
+    Deno.connect = (async (options: Deno.ConnectOptions) => {
+      const conn = await real(options);
+      change(conn);
+      return conn;
+    }) as typeof Deno.connect;
+    await use();
+  } finally {
+    Deno.connect = real;
+  }
+}
+
+Deno.test("a socket option that fails costs nobody the connection", LIMIT, async (t) => {
+  await using server = start();
+  for (const option of ["setNoDelay", "setKeepAlive"] as const) {
+    await t.step(option, async () => {
+      const fail = (): never => {
+        throw new Error("Invalid argument (os error 22)");
+      };
+      const change = (conn: Deno.TcpConn): void => {
+        Object.defineProperty(conn, option, { value: fail });
+      };
+      await changing(change, async () => {
+        using conn = await connect({ port: server.port });
+        assertEquals(await exchange(conn, "hello\n"), "hello\n");
+      });
+    });
+  }
+});
+
+Deno.test("a callback that throws ends connect, and leaves no connection", LIMIT, async (t) => {
+  const failure = new Error("disk on fire");
+  const fail = (): never => {
+    throw failure;
+  };
+  await t.step("onTrace", async () => {
+    await using server = start();
+    const error = await connect({ port: server.port, onTrace: fail }).catch((error) => error);
+    assertEquals(error, failure);
+    await server.log.wait("close"); // it was closed
+  });
+  await t.step("onWarning", async () => {
+    const options = { port: freePort(), waitSeconds: 60, onWarning: fail };
+    assertEquals(await connect(options).catch((error) => error), failure);
+  });
+});
+
+Deno.test("options out of their bounds are a RangeError that names them", LIMIT, async () => {
+  const rows: [ConnectOptions, string][] = [
+    [{ port: 0 }, "port"],
+    [{ port: 65_536 }, "port"],
+    [{ timeoutSeconds: Infinity }, "timeoutSeconds"],
+    [{ timeoutSeconds: NaN }, "timeoutSeconds"],
+    [{ timeoutSeconds: 0 }, "timeoutSeconds"],
+    [{ waitSeconds: -1 }, "waitSeconds"],
+    [{ waitSeconds: Infinity }, "waitSeconds"],
+  ];
+  const port = freePort();
+  for (const [options, name] of rows) {
+    const { message } = await assertRejects(() => connect({ port, ...options }), RangeError);
+    assert(message.startsWith(`${name} needs a value`), message);
+  }
 });

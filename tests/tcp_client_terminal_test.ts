@@ -57,18 +57,41 @@ Deno.test({
     });
 
     // Through a pipe: Deno strips a CR from the end of an argument, a terminal makes it LF.
-    for (const missing of [false, "the client shows the CR of a line end as damage"] as const) {
-      await t.step({
-        ...unless(missing, `a line end is LF${missing ? " or CRLF" : ""}, another CR can be seen`),
-        fn: async () => {
+    for (const end of ["\n", "\r\n"]) {
+      await t.step(
+        `a line end is ${end === "\n" ? "LF" : "CRLF"}, another CR can be seen`,
+        async () => {
           await using server = start();
-          const hello = missing ? "hello\r\n" : "hello\n";
-          const options = { via: PTY_STDOUT, stdin: `${hello}a\rb\n` };
+          const options = { via: PTY_STDOUT, stdin: `hello${end}a\rb${end}c\r` };
           const { code, stdout } = await runScript("tcp_client.ts", server.to, options);
-          assertEquals([code, stdout], [0, "hello\r\na\\u{d}b\r\n"]);
+          assertEquals([code, stdout], [0, "hello\r\na\\u{d}b\r\nc\\u{d}"]);
         },
-      });
+      );
     }
+
+    await t.step("a CRLF in two pieces is one line end", async () => {
+      await using server = rudeServer(async (conn) => {
+        const bytes = await readToEnd(conn);
+        await writeAll(conn, bytes.subarray(0, 6)); // with the CR
+        await aWhile(); // so that it comes in two reads
+        await writeAll(conn, bytes.subarray(6));
+      });
+      const options = { via: PTY_STDOUT, stdin: "hello\r\nworld\r\n" };
+      const { code, stdout } = await runScript(
+        "tcp_client.ts",
+        ["--port", `${server.port}`],
+        options,
+      );
+      assertEquals([code, stdout], [0, "hello\r\nworld\r\n"]);
+    });
+
+    await t.step("a tab, and a joiner behind what it joins, are shown as they are", async () => {
+      await using server = start();
+      const text = "a\tb می\u200cخواهم 👨\u200d👩\u200d👧\n";
+      const options = { via: PTY_STDOUT, stdin: `${text}\u200d\n` };
+      const { code, stdout } = await runScript("tcp_client.ts", server.to, options);
+      assertEquals([code, stdout], [0, `${text.trimEnd()}\r\n\\u{200d}\r\n`]);
+    });
 
     await t.step("what cannot be seen is shown", async () => {
       await using server = start();

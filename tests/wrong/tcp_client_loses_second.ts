@@ -1,17 +1,15 @@
-// Mistake: of two sentences that one read of the keyboard brings, the second's echo is not shown.
+// Mistake: what one read brings is taken for one echo: the second of two is not shown.
 const conn = await Deno.connect({ port: Number(Deno.args[0]) });
 const decoder = new TextDecoder();
-for await (const typed of Deno.stdin.readable) {
-  await conn.write(typed);
+
+async function printEchoes(): Promise<void> {
   const buffer = new Uint8Array(4096);
-  let size = 0;
-  while (size < typed.length) {
-    const read = await conn.read(buffer.subarray(size));
-    if (read === null) throw new Error("the server closed the connection");
-    size += read;
+  for (let size; (size = await conn.read(buffer)) !== null;) {
+    console.log(decoder.decode(buffer.subarray(0, size)).split("\n")[0]);
   }
-  const echo = decoder.decode(buffer.subarray(0, size)).split("\n")[0]!;
-  console.log(echo);
-  if (["stop", "exit"].includes(echo)) break;
+  Deno.exit(0); // the server closed the connection
 }
-conn.close();
+
+printEchoes();
+for await (const typed of Deno.stdin.readable) await conn.write(typed);
+await conn.closeWrite();

@@ -1,0 +1,689 @@
+/**
+ * Takes the steps of a check, one after the other, and keeps what is seen: of a server as its
+ * clients, of a client as its user and its server.
+ *
+ * @module
+ */
+
+import { type Channel, TcpChannel, UdpChannel, type Waits } from "./channel.ts";
+import type { Act, Check, ClientStep, ServerStep, Text } from "./checks.ts";
+import type { Evidence, Wants } from "./diagnosis.ts";
+import type { Pace } from "./pace.ts";
+import { type GradedServer, type Resources, Unreachable } from "./server.ts";
+import type { Message, Stage } from "./stage.ts";
+import {
+  concat,
+  decode,
+  encode,
+  errorLine,
+  hasWords,
+  isSame,
+  plain,
+  randomWord,
+  saysError,
+  show,
+  withoutBytes,
+} from "./text.ts";
+
+const ECHO_MS = 4_000; // for what a task asks for: what a busy machine takes, and more
+const FIRST_MS = 15_000; // for a client to start and to send its first sentence
+const LOST_MS = 6_000; // for a client to miss a datagram: its timeout, and a margin
+const STOP_MS = 1_000; // for what a program may do or not, before the grader goes on
+const SETTLE_MS = 500; // for a piece to be dealt with, before the next is sent
+const SILENCE_MS = 300; // in which nothing comes: a late one that is missed wrongs nobody
+const REST_MS = 100; // for the rest of an echo that differs, for the other end of a connection
+const REFUSED_MS = 1_500; // for a client to show something else than an echo, or not
+const LONG_MS = 10_000; // then it is not tried to the end
+const LONG_BYTES = 65_536; // an echo that comes in many pieces
+
+/** What a check saw: of one that failed, the evidence. */
+export type Outcome = { sent: string; came: string; evidence?: Evidence };
+
+/** A step ends with this where the program did something else than it should. */
+export class Failed extends Error {
+  readonly outcome: Required<Outcome>;
+
+  constructor(outcome: Required<Outcome>) {
+    super(outcome.evidence.wants);
+    this.outcome = outcome;
+  }
+}
+
+/** A step ends with this where it cannot be made, or what it is about cannot be seen. */
+export class Untried extends Error {
+  readonly reason: "unseen" | "over";
+
+  constructor(message: string, reason: "unseen" | "over" = "unseen") {
+    super(message);
+    this.reason = reason;
+  }
+}
+
+/** Puts random words, stop words and line ends into a template. */
+export class Words {
+  readonly #words = Array.from({ length: 10 }, randomWord);
+  readonly #names: Record<string, string>;
+
+  constructor(names: Record<string, string>) {
+    this.#names = names;
+  }
+
+  fill(text: string): string {
+    return text.replace(/\{(\w+)(?:#(\d+))?\}/g, (_, name: string, length?: string) => {
+      const word = this.#names[name] ?? this.#words[Number(name)]!;
+      return length === undefined ? word : word.repeat(Math.ceil(+length / 6)).slice(0, +length);
+    });
+  }
+}
+
+// ---- A server's clients ----
+
+/** One of a server's clients. */
+type Peer = { channel: Channel; owed: Uint8Array[]; said: Uint8Array[] };
+
+/** Takes the steps of a check of a server. */
+export class ServerRun {
+  readonly #server: GradedServer;
+  readonly #waits: Waits;
+  readonly #usual: Check["usual"];
+  readonly #peers = new Map<number, Peer>();
+  readonly #sent: string[] = [];
+  readonly #isSame: boolean;
+  readonly #pace: Pace;
+  readonly #isBeyond: boolean;
+  #words: Words;
+  #mark: number;
+  #came = "the same";
+
+  constructor(
+    check: Check<ServerStep>,
+    { server, waits, pace, isSame = false }: Resources & {
+      server: GradedServer;
+      isSame?: boolean;
+    },
+  ) {
+    this.#server = server;
+    this.#pace = pace;
+    this.#isSame = isSame;
+    this.#isBeyond = check.step.endsWith("+");
+    this.#waits = waits;
+    this.#usual = check.usual;
+    this.#mark = server.mark();
+    this.#words = this.#newWords("");
+  }
+
+  get #patience(): number {
+    return this.#pace.patience({ isBeyond: this.#isBeyond });
+  }
+
+  #newWords(stop: string): Words {
+    const { isTcp, stopLine } = this.#server;
+    return new Words({
+      lf: isTcp ? "\n" : "",
+      stopline: stopLine,
+      stop: stop || this.#server.stop,
+    });
+  }
+
+  /** @throws Failed, Untried */
+  async take(check: Check<ServerStep>, kept?: Channel): Promise<Outcome> {
+    if (kept) this.#addPeer(1, kept);
+    for (const stop of check.stop === "each" ? this.#server.stopWords : [""]) {
+      this.#words = this.#newWords(stop);
+      for (const step of check.steps) await this.#take(step);
+    }
+    return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
+  }
+
+  /**
+   * Ends the connections; the first client's may be kept for the next check. With a FIN first, as a
+   * reset ends many a server; where the server is to be ended next, with a reset, so that its port
+   * is not left in TIME-WAIT.
+   */
+  async end({ isKept = false, isLast = false } = {}): Promise<TcpChannel | undefined> {
+    const first = this.#peers.get(1)?.channel;
+    for (const { channel } of this.#peers.values()) {
+      if (!(channel instanceof TcpChannel) || (isKept && channel === first)) continue;
+      const mayReset = isLast || this.#server.hasFixedPort;
+      await (isLast ? channel[Symbol.asyncDispose]() : closeGently(channel, this.#waits, mayReset));
+    }
+    const isOpen = first instanceof TcpChannel && first.ended === "";
+    return isKept && isOpen ? first : undefined;
+  }
+
+  #addPeer(by: number, channel: Channel): Peer {
+    const peer = { channel, owed: [], said: [] };
+    this.#peers.set(by, peer);
+    return peer;
+  }
+
+  async #peer(by: number): Promise<Peer> {
+    const peer = this.#peers.get(by);
+    if (peer) return peer;
+    try {
+      return this.#addPeer(
+        by,
+        await this.#server.connect({ isSame: this.#isSame || this.#peers.size > 0 }),
+      );
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      if (error.wasThere && this.#server.isByAddress && this.#peers.size === 0) {
+        throw new Untried(`${error.message} any more; start it again to try this`, "over");
+      }
+      const exit = await this.#server.exit();
+      const unbound = error.wasThere ? undefined : error.message;
+      return await this.#fail("connection", undefined, {
+        ...(unbound === undefined ? { said: error.message } : { unbound }),
+        exit,
+      });
+    }
+  }
+
+  /** @throws Failed with what was seen */
+  async #fail(
+    wants: Wants,
+    peer: Peer | undefined,
+    seen: Partial<Evidence> & { how?: string } = {},
+  ): Promise<never> {
+    const expected = seen.expected ?? concat(peer?.owed ?? [encode("a connection")]);
+    const came = seen.came ?? new Uint8Array();
+    const ended = peer?.channel.ended ?? "";
+    const mayBeEnd = (came.length < expected.length || wants === "output") && wants !== "end";
+    const exit = mayBeEnd ? await this.#server.exit() : undefined;
+    const output = this.#server.printed(this.#mark);
+    const evidence: Evidence = {
+      side: "server",
+      isUdp: !this.#server.isTcp,
+      wants,
+      usual: this.#usual,
+      expected,
+      came,
+      ended,
+      waitedMs: this.#patience,
+      earlier: peer?.said ?? [],
+      others: [...this.#peers.values()].filter((other) => other !== peer)
+        .flatMap(({ said, owed }) => [...said, ...owed]),
+      exit,
+      said: saysError(output) ? errorLine(output) : undefined,
+      stray: this.#strayOf(peer),
+      ...seen,
+    };
+    const end = { "": "", eof: "the end", reset: "a reset" }[ended];
+    const what = came.length > 0 ? show(came) : end || evidence.exit ? "" : seen.how ?? "nothing";
+    const sent = peer && wants !== "connection" ? show(expected) : "a connection";
+    throw new Failed({
+      sent: seen.expected && wants !== "echo" ? this.#sent.at(-1) ?? sent : sent,
+      came: [what, end].filter(Boolean).join(", then ") || "nothing",
+      evidence,
+    });
+  }
+
+  #strayOf(peer: Peer | undefined): Evidence["stray"] {
+    const channel = peer?.channel;
+    if (!(channel instanceof UdpChannel)) return undefined;
+    const isAstray = peer!.owed.some((reply) => this.#server.isAstray(reply, { but: channel }));
+    if (isAstray) return "to an earlier client";
+    return channel.hasStray ? "from another port" : undefined;
+  }
+
+  async #take(step: ServerStep): Promise<void> {
+    const peer = await this.#peer(step.by);
+    const { channel } = peer;
+    const tcp = channel as TcpChannel;
+    switch (step.do) {
+      case "open":
+        return;
+      case "send":
+        return await this.#send(peer, step.text);
+      case "echo":
+        return await this.#echo(peer, this.#patience);
+      case "probe":
+        return await this.#echo(peer, STOP_MS);
+      case "beside":
+        return await this.#beside(peer);
+      case "settle":
+        return await this.#settle(peer);
+      case "quiet":
+        return await this.#quiet(peer);
+      case "nothing":
+        return await this.#nothing(peer);
+      case "print":
+        return await this.#print(peer, this.#words.fill(step.text));
+      case "halfClose":
+        this.#sent.push("a half-close");
+        return tcp.halfClose();
+      case "end":
+        if (await this.#waits.until(() => channel.ended !== "", this.#patience)) return;
+        return await this.#fail("end", peer, { expected: new Uint8Array(), came: channel.take() });
+      case "leave":
+        return await this.#leave(peer);
+      case "reset":
+        this.#sent.push("a reset");
+        return await channel[Symbol.asyncDispose]();
+      case "pause":
+        return tcp.pause();
+      case "resume":
+        return tcp.resume();
+      case "stop":
+        return await this.#stop(peer);
+    }
+  }
+
+  /** A server that closes first is let: what it leaves then is no port in TIME-WAIT. */
+  async #leave({ channel }: Peer): Promise<void> {
+    if (!(channel instanceof TcpChannel)) return;
+    const hasLeft = await this.#waits.until(() => channel.ended !== "", REST_MS);
+    const mayReset = this.#server.hasFixedPort;
+    await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
+  }
+
+  async #send(peer: Peer, text: Text): Promise<void> {
+    const bytes = typeof text === "string" ? encode(this.#words.fill(text)) : text;
+    this.#sent.push(show(bytes));
+    peer.owed.push(bytes);
+    const sent = peer.channel.send(bytes); // a long one is on its way until it is read
+    if (!this.#server.isTcp) await sent;
+    if (peer.channel instanceof UdpChannel && peer.channel.isTooLong) {
+      throw new Untried("this system sends no datagram of that size");
+    }
+  }
+
+  /** All that is owed comes back, and nothing in its place. */
+  async #echo(peer: Peer, ms: number): Promise<void> {
+    const { channel } = peer;
+    const isTcp = this.#server.isTcp;
+    const expected = concat(peer.owed);
+    const wanted = isTcp ? expected.length : 1;
+    const isLost = (): boolean =>
+      !isTcp && (this.#strayOf(peer) !== undefined || this.#server.hasDied);
+    const isDecided = (): boolean => channel.unread >= wanted || channel.ended !== "" || isLost();
+    const start = performance.now();
+    await this.#waits.until(isDecided, ms);
+    if (wanted >= LONG_BYTES && !isDecided()) await this.#waitForLong(channel, isDecided);
+    const hasCome = channel.unread > 0; // an empty datagram, too
+    let came = channel.take(expected.length);
+    if (hasCome && isSame(came, expected)) {
+      this.#pace.saw(performance.now() - start);
+      peer.said.push(...peer.owed.splice(0));
+      return;
+    }
+    if (isTcp && channel.ended === "") {
+      await this.#waits.until(() => channel.ended !== "", REST_MS);
+      came = concat([came, channel.take()]);
+    }
+    await this.#fail("echo", peer, { expected, came });
+  }
+
+  /** A long echo is waited for as long as something comes. */
+  async #waitForLong(channel: Channel, isDecided: () => boolean): Promise<void> {
+    const deadline = performance.now() + LONG_MS;
+    for (let unread = -1; !isDecided() && unread < channel.unread;) {
+      if (performance.now() > deadline) throw new Untried("it would take too long");
+      unread = channel.unread;
+      await this.#waits.until(isDecided, STOP_MS);
+    }
+  }
+
+  /** Until a piece has been dealt with, so that no read brings it with the next. */
+  async #settle({ channel, owed }: Peer): Promise<void> {
+    const mark = this.#server.mark();
+    const wanted = concat(owed).length;
+    const isSeen = (): boolean =>
+      channel.unread >= wanted || channel.ended !== "" || this.#server.mark() > mark;
+    if (!this.#server.isTcp) {
+      await this.#waits.until(() => channel.unread > 0, SETTLE_MS);
+      channel.take(); // an answer to a stop word may come, or not
+      owed.splice(0);
+      return;
+    }
+    await this.#waits.until(isSeen, SETTLE_MS);
+    await this.#waits.until(() => channel.unread >= wanted, REST_MS);
+  }
+
+  /** An echo beside a silent client; where it waits for that one to leave, the reason is plain. */
+  async #beside(peer: Peer): Promise<void> {
+    const isAnswered = (): boolean => peer.channel.unread > 0 || peer.channel.ended !== "";
+    const patience = this.#patience;
+    if (await this.#waits.until(isAnswered, patience)) return await this.#echo(peer, ECHO_MS);
+    await closeGently(this.#peers.get(1)!.channel as TcpChannel, this.#waits);
+    const isFreed = await this.#waits.until(isAnswered, ECHO_MS - patience);
+    await this.#fail("echo", peer, { waitedMs: patience, isFreed });
+  }
+
+  async #quiet(peer: Peer): Promise<void> {
+    const { channel } = peer;
+    await this.#waits.until(() => channel.unread > 0 || channel.ended !== "", SILENCE_MS);
+    if (channel.unread > 0) await this.#fail("silence", peer, { came: channel.take() });
+  }
+
+  /** The end of input makes most servers close: then nothing can come any more. */
+  async #nothing(peer: Peer): Promise<void> {
+    const { channel } = peer;
+    const isDecided = (): boolean => channel.unread > 0 || channel.ended !== "";
+    if (channel instanceof TcpChannel && !await this.#waits.until(isDecided, SILENCE_MS)) {
+      channel.halfClose();
+    }
+    await this.#waits.until(isDecided, STOP_MS);
+    if (channel.unread > 0) await this.#fail("silence", peer, { came: channel.take() });
+  }
+
+  async #print(peer: Peer, text: string): Promise<void> {
+    const isPrinted = (): boolean => withoutBytes(this.#server.printed(this.#mark)).includes(text);
+    const mayPrint = async (ms: number): Promise<boolean> =>
+      await this.#waits.until(() => isPrinted() || this.#server.hasDied, ms) && isPrinted();
+    if (await mayPrint(STOP_MS)) return;
+    if (peer.channel instanceof TcpChannel) peer.channel.halfClose(); // it may print when it has all
+    if (await mayPrint(ECHO_MS)) return;
+    if (this.#server.unseen) throw new Untried(this.#server.unseen);
+    const output = encode(this.#server.printed(this.#mark));
+    await this.#fail("output", peer, {
+      expected: encode(text),
+      came: output,
+      how: "nothing printed",
+    });
+  }
+
+  /** Task 3: "the server only closes the connection upon receiving a specific command". */
+  async #stop(peer: Peer): Promise<void> {
+    const { channel } = peer;
+    const words = this.#server.stopWords;
+    const lines = [...words.map((word) => `${word}\n`), ...words, ...words.map((w) => `${w}\r\n`)];
+    for (const [i, line] of lines.entries()) {
+      await this.#send(peer, line);
+      const isLast = i === lines.length - 1;
+      if (await this.#closesAt(peer, { line, ms: isLast ? ECHO_MS : STOP_MS })) {
+        this.#server.stop = line.trim();
+        this.#server.stopLine = line;
+        this.#server.isSound = false; // it may be about to end
+        this.#sent.splice(0, Infinity, show(line));
+        return;
+      }
+    }
+    this.#sent.splice(0, Infinity, words.map((word) => show(word)).join(", "));
+    await this.#fail("end", peer, { expected: new Uint8Array(), came: channel.take() });
+  }
+
+  /** A server that echoes the word, and then is silent, goes on. */
+  async #closesAt({ channel }: Peer, { line, ms }: { line: string; ms: number }): Promise<boolean> {
+    const hasEnded = (): boolean => channel.ended !== "";
+    await this.#waits.until(() => hasEnded() || channel.unread >= line.length, ms);
+    if (await this.#waits.until(hasEnded, channel.unread >= line.length ? SILENCE_MS : 0)) {
+      return true;
+    }
+    channel.take();
+    return false;
+  }
+}
+
+/** Closes a connection as a client does that has no more to say; `mayReset`: if the other has left. */
+export async function closeGently(
+  channel: TcpChannel,
+  waits: Waits,
+  mayReset = false,
+): Promise<void> {
+  const hasLeft = channel.ended !== ""; // then its port stays in TIME-WAIT, but for a reset
+  channel.halfClose();
+  if (!hasLeft) await waits.until(() => channel.ended !== "", REST_MS);
+  await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
+}
+
+// ---- A client's user, and its server ----
+
+/** Takes the steps of a check of a client. */
+export class ClientRun {
+  readonly #stage: Stage;
+  readonly #pace: Pace;
+  readonly #isBeyond: boolean;
+  readonly #usual: Check["usual"];
+  readonly #words: Words;
+  readonly #sent: string[] = [];
+  #heard: Message | undefined;
+  #mark = 0;
+  #came = "";
+  #shown = 0; // times that a word was printed
+
+  constructor(
+    check: Check<ClientStep>,
+    { stage, stop, pace }: { stage: Stage; stop: string; pace: Pace },
+  ) {
+    this.#stage = stage;
+    this.#pace = pace;
+    this.#isBeyond = check.step.endsWith("+");
+    this.#usual = check.usual;
+    this.#words = new Words({ lf: "", stop });
+  }
+
+  /** @throws Failed */
+  async take(check: Check<ClientStep>): Promise<Outcome> {
+    for (const step of check.steps) await this.#take(step);
+    return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
+  }
+
+  get #output(): string {
+    return this.#stage.program.output;
+  }
+
+  get #patience(): number {
+    return this.#pace.patience({ isBeyond: this.#isBeyond });
+  }
+
+  #fail(wants: Wants, seen: Partial<Evidence> & { how?: string } = {}): never {
+    const { program, isUdp } = this.#stage;
+    const came = seen.came ?? new Uint8Array();
+    const evidence: Evidence = {
+      side: "client",
+      isUdp,
+      wants,
+      usual: this.#usual,
+      expected: new Uint8Array(),
+      came,
+      ended: "",
+      waitedMs: this.#patience,
+      exit: program.hasEnded
+        ? { code: program.exitCode!, words: errorLine(program.output) }
+        : undefined,
+      ...seen,
+    };
+    const what = wants === "shown" ? "printed: " : "";
+    const end = program.hasEnded ? `; ${program.describeEnd()}` : "";
+    const how = came.length > 0 ? show(came) : seen.how ?? "nothing";
+    throw new Failed({ sent: this.#sent.at(-1) ?? "", came: `${what}${how}${end}`, evidence });
+  }
+
+  async #take(step: ClientStep): Promise<void> {
+    const stage = this.#stage;
+    const text = "text" in step ? this.#words.fill(step.text) : "";
+    switch (step.do) {
+      case "type":
+        this.#sent.push(`typed ${show(text)}`);
+        for (const line of text.split("\n")) await stage.program.type(line);
+        return;
+      case "hear":
+        return await this.#hear(text, step.then && this.#words.fill(step.then));
+      case "hearOrEnd":
+        await stage.next(text, { ms: this.#patience, isReply: true });
+        return;
+      case "reply":
+        return await this.#reply(text);
+      case "show":
+      case "showText":
+        return await this.#show(text, { isText: step.do === "showText" });
+      case "showAgain":
+        return await this.#showAgain(text, this.#words.fill(step.decoy));
+      case "mayShow":
+        return await this.#mayShow(text);
+      case "answerOther":
+        return await this.#answerOther(text);
+      case "stranger":
+        return await stage.replyAsStranger(this.#heard!.text.replace(/\S+ \S+/, text));
+      default:
+        return await this.#act(step.do);
+    }
+  }
+
+  async #act(name: Act): Promise<void> {
+    const { program, waits } = this.#stage;
+    const hasEnded = (): boolean => program.hasEnded;
+    switch (name) {
+      case "silence":
+        return await this.#silence();
+      case "replyAll":
+        return await this.#stage.replyAll();
+      case "replyBlanks":
+        return await this.#replyBlanks();
+      case "loss":
+        return await this.#loss();
+      case "endInput":
+        return await program.endInput();
+      case "mayEnd": // whoever closes first keeps the port in TIME-WAIT
+        return void await waits.until(() => hasEnded() || this.#stage.isHalfClosed, SILENCE_MS);
+      case "hangUp":
+        this.#mark = program.mark();
+        return await this.#stage.hangUp();
+      case "giveUp": // it may ask again whether to go on
+        if (!await waits.until(hasEnded, this.#patience)) await program.endInput();
+        return;
+      case "awaitDrain": // it drains its echoes, and ends with the server's end
+        await waits.until(() => this.#stage.isHalfClosed || program.hasEnded, this.#patience);
+        await this.#stage.replyAll();
+        if (this.#stage.isHalfClosed) await this.#stage.hangUp();
+        return;
+      case "exit":
+        if (!await waits.until(hasEnded, this.#patience)) this.#fail("exit", { how: "no end" });
+        this.#came = program.describeEnd();
+        return;
+      case "word":
+        if (program.exitCode === 0 && !hasWords(program.since(this.#mark))) {
+          this.#fail("word", { exit: undefined, usual: "endsWithoutWord" });
+        }
+    }
+  }
+
+  /** A sentence arrives, with or without a line end; `then`: or two that were typed at once. */
+  async #hear(sentence: string, then: string | undefined): Promise<void> {
+    const ms = this.#heard ? this.#patience : FIRST_MS;
+    const message = await this.#stage.next(sentence, { ms, then });
+    const isRight = message && isSentence(message.text, sentence, then);
+    if (!isRight || message.isReconnected) {
+      this.#fail("sentence", {
+        expected: encode(sentence),
+        came: withoutLineEnd(message?.bytes),
+        waitedMs: ms,
+        isReconnected: message?.isReconnected ?? false,
+      });
+    }
+    this.#heard = message!;
+    this.#came = show(message!.bytes);
+    if (then === undefined) return;
+    await this.#reply("");
+    if (!message!.text.includes(then)) {
+      await this.#hear(then, undefined);
+      await this.#reply("");
+    }
+  }
+
+  async #reply(text: string): Promise<void> {
+    if (!this.#stage.echoes) return;
+    const { bytes, reply } = this.#heard!;
+    const lineEnd = /\r?\n$/.exec(decode(bytes))?.[0] ?? "";
+    const isRest = text.startsWith(" ");
+    await reply(text === "" ? bytes : encode(isRest ? text + lineEnd : text));
+  }
+
+  async #show(word: string, { isText }: { isText: boolean }): Promise<void> {
+    const { program, waits } = this.#stage;
+    const isShown = (): boolean =>
+      (isText ? withoutBytes(this.#output) : this.#output).includes(word);
+    const start = performance.now();
+    await waits.until(() => isShown() || program.hasEnded, this.#patience);
+    if (!isShown()) this.#fail("shown", { expected: encode(word), came: encode(this.#output) });
+    this.#pace.saw(performance.now() - start);
+    this.#shown = this.#count(word);
+  }
+
+  #count(word: string): number {
+    return this.#output.split(word).length - 1;
+  }
+
+  /** Printed as often as the word before was, so that what was typed does not count. */
+  async #showAgain(word: string, decoy: string): Promise<void> {
+    const { program, waits } = this.#stage;
+    const isShown = (): boolean => this.#count(word) >= Math.max(1, this.#shown);
+    await waits.until(() => isShown() || program.hasEnded, this.#patience);
+    if (isShown()) return;
+    this.#fail("shown", { expected: encode(word), came: encode(this.#output), decoy });
+  }
+
+  /** Until a part of an echo is printed, or a while later. */
+  async #mayShow(word: string): Promise<void> {
+    await this.#stage.waits.until(() => this.#count(word) > 0, STOP_MS);
+    this.#shown = this.#count(word);
+  }
+
+  /** The server answers with other words, so that a client that prints its own input is found. */
+  async #answerOther(answer: string): Promise<void> {
+    const { program, waits } = this.#stage;
+    const { text, bytes, reply } = this.#heard!;
+    const [typed, other] = [text.trim().split(" ").at(-1)!, answer.split(" ").at(-1)!];
+    this.#sent.push(`${this.#sent.at(-1)}, answered ${show(answer)}`);
+    const mark = program.mark();
+    await reply(encode(decode(bytes).replace(typed, other)));
+    const isShown = (): boolean => this.#output.includes(other);
+    // A client that compares echoes may refuse a wrong one: it reports it, ends, or sends again.
+    const isRefused = (): boolean => this.#stage.hasMore || (program.exitCode ?? 0) !== 0;
+    if (!await waits.until(() => isShown() || isRefused(), REFUSED_MS)) {
+      // It shows nothing of an answer that is no echo, unless it shows what was typed.
+      if (!this.#output.includes(typed)) return void (this.#came = "not shown, as it is no echo");
+      await waits.until(() => isShown() || isRefused(), this.#patience - REFUSED_MS);
+    }
+    this.#came = isShown() ? `${show(other)} printed` : "refused, as it is no echo";
+    if (isShown() || isRefused()) return;
+    const shown = encode(program.since(mark) || this.#output);
+    this.#fail("shown", { expected: encode(other), came: shown, decoy: typed });
+  }
+
+  async #silence(): Promise<void> {
+    const { waits } = this.#stage;
+    if (!await waits.until(() => this.#stage.hasMore, SILENCE_MS)) return;
+    const { bytes } = this.#heard!;
+    const all = concat([bytes, this.#stage.rest()]);
+    this.#fail("sentence", { expected: encode(decode(bytes).trimEnd()), came: all });
+  }
+
+  /** An empty sentence may be sent as a line end, as an empty datagram, or not at all. */
+  async #replyBlanks(): Promise<void> {
+    const { waits, program } = this.#stage;
+    await waits.until(() => this.#stage.hasMore || program.hasEnded, this.#patience);
+    await this.#stage.replyBlanks();
+  }
+
+  /** The first datagram gets no answer: it, or its echo, was lost. */
+  async #loss(): Promise<void> {
+    const { program, waits } = this.#stage;
+    this.#sent.push(`${this.#sent.at(-1)}, no answer to the first`);
+    await waits.until(() => this.#stage.hasMore, SILENCE_MS);
+    const mark = program.mark(); // what it prints when it sends is behind us
+    const hasNoticed = (): boolean =>
+      this.#stage.hasMore || program.hasEnded || hasWords(program.since(mark));
+    await waits.until(hasNoticed, LOST_MS);
+    if (this.#stage.hasMore) {
+      await this.#stage.replyAll();
+      this.#came = "sent again, its echo printed";
+      return await this.#show(this.#heard!.text.trim().split(" ").at(-1)!, { isText: false });
+    }
+    this.#came = show(plain(program.since(mark)));
+    if (!hasNoticed()) this.#fail("sentence", { usual: this.#usual, waitedMs: LOST_MS });
+  }
+}
+
+function withoutLineEnd(bytes = new Uint8Array()): Uint8Array {
+  const end = [...bytes.subarray(-2)].map((byte) => String.fromCharCode(byte)).join("");
+  return bytes.subarray(0, bytes.length - (/\r?\n$/.exec(end)?.[0].length ?? 0));
+}
+
+/** Whether `text` is the sentence (or both sentences) with or without line ends. */
+function isSentence(text: string, sentence: string, then: string | undefined): boolean {
+  const lines = text.replace(/^[\r\n]+|\r?\n$/g, "");
+  return lines === sentence ||
+    (then !== undefined && lines.replace(/\r?\n/, "") === sentence + then);
+}

@@ -1,0 +1,123 @@
+/**
+ * Ports: free ones, who holds one, and what waits in TIME-WAIT.
+ *
+ * @module
+ */
+
+import { capture } from "./program.ts";
+import { UsageError } from "./verdict.ts";
+
+const HOSTNAME = "127.0.0.1";
+const TIME_WAIT = "06"; // as /proc/net/tcp has it
+const LISTEN = "0A";
+const TIME_WAIT_MS = 60_000; // as long as Linux keeps a port so
+const TIME_WAIT_LOOK_MS = 500;
+
+/** A port of this machine that nobody has. */
+export function freePort(isTcp: boolean): number {
+  if (isTcp) {
+    using listener = Deno.listen({ hostname: HOSTNAME, port: 0 });
+    return listener.addr.port;
+  }
+  const socket = Deno.listenDatagram({ transport: "udp", hostname: HOSTNAME, port: 0 });
+  socket.close();
+  return (socket.addr as Deno.NetAddr).port;
+}
+
+/** Whether somebody is bound to the port; tried by binding to it. */
+export function isTaken(port: number, isTcp: boolean): boolean {
+  try {
+    if (isTcp) Deno.listen({ hostname: HOSTNAME, port }).close();
+    else Deno.listenDatagram({ transport: "udp", hostname: HOSTNAME, port }).close();
+    return false;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
+    return true;
+  }
+}
+
+/**
+ * Waits until a port can be bound: a connection that has ended may keep it for a while.
+ * @throws UsageError that names who holds it
+ */
+export async function waitForPort(
+  port: number,
+  { isTcp, isOwn = false, onNote }: {
+    isTcp: boolean;
+    /** The grader binds it itself, and may do so in TIME-WAIT. */
+    isOwn?: boolean;
+    onNote?: ((note: string) => void) | undefined;
+  },
+): Promise<void> {
+  const deadline = performance.now() + TIME_WAIT_MS;
+  for (let isNoted = false;; isNoted = true) {
+    const states = isTcp ? await entries("tcp", port) : [];
+    const isWaiting = states.length > 0 && !states.includes(LISTEN);
+    const isBound = isTaken(port, isTcp);
+    if (isBound && !(isWaiting && performance.now() < deadline)) {
+      const holder = await holderOf(port, isTcp);
+      throw new UsageError(`port ${port} is taken${holder && ` by ${holder}`}: end that first`);
+    }
+    const mustWait = isBound || (states.includes(TIME_WAIT) && !isOwn);
+    if (!mustWait || performance.now() > deadline) return;
+    if (!isNoted) {
+      onNote?.(
+        `port ${port} is in TIME-WAIT: waiting, at most ${TIME_WAIT_MS / 1000} s ` +
+          "(for a program that sets SO_REUSEADDR nobody has to wait)",
+      );
+    }
+    await new Promise((resolve) => setTimeout(resolve, TIME_WAIT_LOOK_MS));
+  }
+}
+
+/** The program that holds a port, as far as the system shows it. */
+export async function holderOf(port: number, isTcp: boolean): Promise<string> {
+  const sockets = await capture("ss", [isTcp ? "-Htlnp" : "-Hulnp", `sport = :${port}`]);
+  const [, name, pid] = /\("([^"]+)",pid=(\d+)/.exec(sockets) ?? [];
+  return name === undefined ? "" : `${name} (process ${pid})`;
+}
+
+/** The ports that a process is bound to. */
+export async function portsOf(pid: number, isTcp: boolean): Promise<number[]> {
+  const sockets = await capture("ss", [isTcp ? "-Htlnp" : "-Hulnp"]);
+  const lines = sockets.split("\n").filter((line) => line.includes(`pid=${pid},`));
+  return lines.map((line) => Number(/:(\d+)\s/.exec(line)?.[1])).filter(Boolean);
+}
+
+/** Whether a UDP port is bound; looked up, as to try it could be in the program's way. */
+export async function isUdpBound(port: number): Promise<boolean> {
+  if (Deno.build.os !== "linux") return isTaken(port, false);
+  return (await entries("udp", port)).length > 0;
+}
+
+/** The states of the sockets on a port of this machine, as Linux lists them. */
+async function entries(protocol: "tcp" | "udp", port: number): Promise<string[]> {
+  const table = await capture("cat", [`/proc/net/${protocol}`, `/proc/net/${protocol}6`]);
+  const hex = port.toString(16).toUpperCase().padStart(4, "0");
+  return [...table.matchAll(/^\s*\d+: [0-9A-F]+:([0-9A-F]{4}) \S+ ([0-9A-F]{2})/gm)]
+    .filter(([, at]) => at === hex).map(([, , state]) => state!);
+}
+
+/** A port that stays without a listener: it is taken, by a connection. */
+export async function holdDeadPort(): Promise<{ port: number } & AsyncDisposable> {
+  const listener = Deno.listen({ hostname: HOSTNAME, port: 0 });
+  const conn = await Deno.connect({ hostname: HOSTNAME, port: listener.addr.port });
+  return {
+    port: conn.localAddr.port,
+    [Symbol.asyncDispose]: async () => {
+      conn.close();
+      await listener.accept().then((conn) => conn.close());
+      listener.close();
+    },
+  };
+}
+
+/** Where to send from to `hostname`. */
+export function ownAddressFor(hostname: string): { hostname: string; port: number } {
+  if (hostname.includes(":")) return { hostname: isLoopback(hostname) ? "::1" : "::", port: 0 };
+  return { hostname: isLoopback(hostname) ? HOSTNAME : "0.0.0.0", port: 0 };
+}
+
+export function isLoopback(hostname: string): boolean {
+  return hostname === "localhost" || hostname === "::1" || /^127(\.\d{1,3}){3}$/.test(hostname);
+}
