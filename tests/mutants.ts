@@ -211,6 +211,12 @@ async function campaign(
 ): Promise<string[]> {
   const folder = await copyTree();
   const survivors: string[] = [];
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    Deno.addSignalListener(signal, () => {
+      Deno.removeSync(folder, { recursive: true });
+      Deno.exit(130);
+    });
+  }
   try {
     await Deno.mkdir(`${folder}/tmp`);
     console.log(`${script}: ${mutants.length} breaks, ${files.length} test files`);
