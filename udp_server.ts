@@ -171,8 +171,8 @@ class Server {
   start(): EchoServer {
     const { hostname, port } = this.#addr;
     const { signal, onEvent } = this.#options;
-    const reported = onEvent?.({ event: "listening", transport: "udp", hostname, port });
-    reported?.catch((error) => this.#abort(error));
+    const listening = { event: "listening", transport: "udp", hostname, port } as const;
+    this.#watch(onEvent?.(listening)); // what it throws ends serve()
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -421,10 +421,15 @@ class Server {
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
   #callBack(callback: () => void | Promise<void>): void {
     try {
-      callback()?.catch((error) => this.#abort(error));
+      this.#watch(callback());
     } catch (error) {
       this.#abort(error);
     }
+  }
+
+  /** What a callback returns may be anything; a promise that rejects is a callback that throws. */
+  #watch(returned: unknown): void {
+    if (returned instanceof Promise) returned.catch((error) => this.#abort(error));
   }
 
   #abort(error: unknown): void {
