@@ -171,8 +171,13 @@ class Server {
   start(): EchoServer {
     const { hostname, port } = this.#addr;
     const { signal, onEvent } = this.#options;
+<<<<<<< HEAD
     const reported = onEvent?.({ event: "listening", transport: "udp", hostname, port });
     if (reported instanceof Promise) reported.catch((error) => this.#abort(error));
+=======
+    const listening = { event: "listening", transport: "udp", hostname, port } as const;
+    this.#watch(onEvent?.(listening)); // what it throws ends serve()
+>>>>>>> udps
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -421,11 +426,20 @@ class Server {
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
   #callBack(callback: () => unknown): void {
     try {
+<<<<<<< HEAD
       const result = callback();
       if (result instanceof Promise) result.catch((error) => this.#abort(error));
+=======
+      this.#watch(callback());
+>>>>>>> udps
     } catch (error) {
       this.#abort(error);
     }
+  }
+
+  /** What a callback returns may be anything; a promise that rejects is a callback that throws. */
+  #watch(returned: unknown): void {
+    if (returned instanceof Promise) returned.catch((error) => this.#abort(error));
   }
 
   #abort(error: unknown): void {

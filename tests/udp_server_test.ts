@@ -903,6 +903,21 @@ Deno.test(
   },
 );
 
+Deno.test("what a callback returns is no matter", LIMIT, async () => {
+  const events: string[] = [];
+  const calls: string[] = [];
+  await using server = serve({
+    port: 0,
+    onEvent: ({ event }) => events.push(event) as unknown as void,
+    onTrace: ({ call }) => calls.push(call) as unknown as void,
+  });
+  await using peer = new UdpPeer();
+  assertEquals(decode(await peer.ask("hello", server.addr.port)), "hello");
+  await server.shutdown();
+  assertEquals(events, ["listening", "message", "shutdown"]);
+  assertEquals(calls, ["listenDatagram()", "receive() = 5", "send(5)", "close()"]);
+});
+
 Deno.test("no listener is left on the caller's signal", LIMIT, async () => {
   const stop = new AbortController();
   const counts = { addEventListener: 0, removeEventListener: 0 };
