@@ -171,13 +171,8 @@ class Server {
   start(): EchoServer {
     const { hostname, port } = this.#addr;
     const { signal, onEvent } = this.#options;
-<<<<<<< HEAD
-    const reported = onEvent?.({ event: "listening", transport: "udp", hostname, port });
-    if (reported instanceof Promise) reported.catch((error) => this.#abort(error));
-=======
     const listening = { event: "listening", transport: "udp", hostname, port } as const;
     this.#watch(onEvent?.(listening)); // what it throws ends serve()
->>>>>>> udps
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -426,12 +421,7 @@ class Server {
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
   #callBack(callback: () => unknown): void {
     try {
-<<<<<<< HEAD
-      const result = callback();
-      if (result instanceof Promise) result.catch((error) => this.#abort(error));
-=======
       this.#watch(callback());
->>>>>>> udps
     } catch (error) {
       this.#abort(error);
     }
