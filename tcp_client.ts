@@ -394,7 +394,7 @@ function startHint(cause: unknown, server: { hostname: string; port: number }): 
     ? ["tcp_server"]
     : ["deno", "run", `--allow-net=${withoutZone(formatAddress(server))}`, script];
   const words = [...command, ...options].map((word) =>
-    /^[\w.,:/=%-]+$/.test(word) ? word : `'${word}'`
+    /^[\w.,:/=%-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
   );
   return `. Start the server first: ${words.join(" ")}`;
 }
