@@ -857,9 +857,10 @@ Deno.test(
     await using server = start();
     await using client = spawn("tcp_client.ts", [...server.to, "--json"]);
     const texts: unknown[] = [];
-    for (const sentence of ["Hello", "how are you", "stop"]) {
+    for (const [i, sentence] of ["Hello", "how are you", "stop"].entries()) {
       await client.write(sentence);
       texts.push(JSON.parse(await client.nextLine()).text); // while its input is open
+      await server.log.wait("message", i + 1); // silence ended it there, too
     }
     assertEquals(texts, ["Hello", "how are you", "stop"]);
     const { code, stdout } = await client.finish();
