@@ -394,7 +394,7 @@ function startHint(cause: unknown, server: { hostname: string; port: number }): 
     ? ["tcp_server"]
     : ["deno", "run", `--allow-net=${withoutZone(formatAddress(server))}`, script];
   const words = [...command, ...options].map((word) =>
-    /^[\w.,:/=%-]+$/.test(word) ? word : `'${word}'`
+    /^[\w.,:/=%-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
   );
   return `. Start the server first: ${words.join(" ")}`;
 }
@@ -630,13 +630,26 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
   const partial = new TextDecoder("utf-8", { ignoreBOM: true });
   let cr = ""; // of a CRLF that is cut in two
   const lines = new LineAssembler();
+  let silence: ReturnType<typeof setTimeout> | undefined; // ends a sentence without a line end
   const print = ({ start, bytes }: Sentence): Promise<void> | undefined =>
     printJson({ event: "echo", bytes, ...preview(start, bytes) });
+  const printUnended = (): void => {
+    if (lines.isUnended) print(lines.takeUnended());
+  };
+  const endAtSilence = (): void => {
+    const timer = silence = setTimeout(async () => {
+      await letSocketsRead();
+      if (timer === silence) printUnended();
+    }, SENTENCE_MS);
+  };
   return new WritableStream({
     async write(echo): Promise<void> {
       if (quiet) return;
       if (stdout.json) {
+        clearTimeout(silence);
+        silence = undefined;
         for (let line, at = 0; (line = lines.next(echo, at)); at = line.end) await print(line);
+        if (lines.isUnended) endAtSilence();
       } else if (Deno.stdout.isTerminal()) {
         const text = cr + partial.decode(echo, { stream: true });
         cr = text.endsWith("\r") ? "\r" : "";
@@ -644,7 +657,8 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
       } else await writeOut(echo);
     },
     async close(): Promise<void> {
-      if (lines.isUnended) print(lines.takeUnended());
+      clearTimeout(silence);
+      printUnended();
       await writeToTerminal(cr + partial.decode()); // bytes that are no whole character
     },
   });

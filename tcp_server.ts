@@ -238,10 +238,12 @@ class Server {
 
   /** Runs to the end of the last connection, whose socket is closed by then. */
   async #run(): Promise<void> {
-    const sweeper = setInterval(() => this.#sweep(), SWEEP_MS);
+    let sweeping: Promise<void> | undefined;
+    const sweeper = setInterval(() => sweeping = this.#sweep(), SWEEP_MS);
     await this.#acceptClients();
     await Promise.all([...this.#connections].map(({ served }) => served));
     clearInterval(sweeper);
+    await sweeping;
     const seconds = secondsSince(this.#startedAt);
     await this.#report({ event: "shutdown", ...this.#totals, seconds });
     if (this.#failure) throw this.#failure.error;
@@ -373,7 +375,8 @@ class Server {
    * close. Silence is counted in sweeps, as a suspended process has none; a time is over only at the
    * second sweep behind it, so that what arrived meanwhile was read.
    */
-  #sweep(): void {
+  async #sweep(): Promise<void> {
+    for (let timers = 0; timers < 3; timers++) await sleep(1); // starved, it reads what came first
     const now = performance.now();
     const { idleSeconds } = this.#options;
     const idleSweeps = (idleSeconds || Infinity) * 1000 / SWEEP_MS;

@@ -15,6 +15,7 @@ import {
 import { connect, type ConnectOptions } from "../tcp_client.ts";
 import { serve } from "../tcp_server.ts";
 import {
+  decode,
   DEFAULTS,
   exchange,
   fileUrl,
@@ -324,6 +325,35 @@ Deno.test({
     }
   },
 });
+
+Deno.test({
+  ...unless(WINDOWS && "no sh here", "the command that it suggests is quoted, whatever the folder"),
+  ...LIMIT,
+  fn: async () => {
+    const directory = await Deno.makeTempDir({ suffix: " it's [here]" });
+    try {
+      await Deno.copyFile(fileUrl("tcp_client.ts"), `${directory}/tcp_client.ts`);
+      const config = ["--config", fileUrl("deno.json").pathname, "--allow-net=127.0.0.1"];
+      const args = ["run", ...config, `${directory}/tcp_client.ts`, "-p", `${freePort()}`, "hello"];
+      const { stderr } = await new Deno.Command(Deno.execPath(), { args }).output();
+      const [, command] = /Start the server first: (.*)\n$/.exec(decode(stderr)) ?? [];
+      const [sh, ...flags] = SHELL;
+      const words = { args: [...flags, "-c", `printf '%s\\n' ${command}`] };
+      const { stdout } = await new Deno.Command(sh!, words).output();
+      const script = decode(stdout).split("\n")[3]; // deno, run, --allow-net
+      assertEquals(script && new URL(script), toFileUrl(`${directory}/tcp_server.ts`));
+    } finally {
+      await Deno.remove(directory, { recursive: true });
+    }
+  },
+});
+
+/** The file URL of a path: its parts may have any letter. */
+function toFileUrl(path: string): URL {
+  const url = new URL("file:///");
+  url.pathname = path.replaceAll("%", "%25");
+  return url;
+}
 
 Deno.test("an executable suggests the other executable", LIMIT, async () => {
   const port = freePort();

@@ -850,6 +850,26 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "--json: a sentence without a line end is printed when silence ends it",
+  LIMIT,
+  async () => {
+    await using server = start();
+    await using client = spawn("tcp_client.ts", [...server.to, "--json"]);
+    const texts: unknown[] = [];
+    for (const [i, sentence] of ["Hello", "how are you", "stop"].entries()) {
+      await client.write(sentence);
+      texts.push(JSON.parse(await client.nextLine()).text); // while its input is open
+      await server.log.wait("message", i + 1); // silence ended it there, too
+    }
+    assertEquals(texts, ["Hello", "how are you", "stop"]);
+    const { code, stdout } = await client.finish();
+    assertEquals(code, 0);
+    const { event, sent_bytes, echoed_bytes } = JSON.parse(stdout);
+    assertEquals([event, sent_bytes, echoed_bytes], ["summary", 20, 20]);
+  },
+);
+
 // ---- What it says besides ----
 
 Deno.test(
