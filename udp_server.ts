@@ -172,7 +172,7 @@ class Server {
     const { hostname, port } = this.#addr;
     const { signal, onEvent } = this.#options;
     const reported = onEvent?.({ event: "listening", transport: "udp", hostname, port });
-    reported?.catch((error) => this.#abort(error));
+    if (reported instanceof Promise) reported.catch((error) => this.#abort(error));
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -421,7 +421,8 @@ class Server {
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
   #callBack(callback: () => void | Promise<void>): void {
     try {
-      callback()?.catch((error) => this.#abort(error));
+      const result = callback();
+      if (result instanceof Promise) result.catch((error) => this.#abort(error));
     } catch (error) {
       this.#abort(error);
     }
