@@ -1210,7 +1210,11 @@ function sleep(ms: number): Promise<void> {
  * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
  * of its own before it writes it: what was kept there must not be written again.
  */
-async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+async function writePiece(
+  to: typeof Deno.stdout,
+  bytes: Uint8Array,
+  onWouldBlock = (): void => {},
+): Promise<number> {
   const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
   const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
   const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
@@ -1220,6 +1224,7 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<nu
       if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      onWouldBlock();
       if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
@@ -1296,9 +1301,10 @@ class Output {
     const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
     const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
     try {
-      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const stayWithSmall = (): void => void (this.#fastBytes = -Infinity);
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines, stayWithSmall);
       const isFast = performance.now() - startedAt < FAST_MS;
-      this.#fastBytes = isFast ? this.#fastBytes + size : 0;
+      this.#fastBytes = isFast ? this.#fastBytes + size : Math.min(this.#fastBytes, 0);
       this.#unwritten = lines.subarray(size);
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;

@@ -9,6 +9,7 @@ import {
   assert,
   assertEquals,
   assertGreater,
+  assertGreaterOrEqual,
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
@@ -524,8 +525,14 @@ test("a stdout that does not block: each byte is written once", NEEDS.python, as
     await pour(port, ["one", "two"], 5_000);
     server.kill("SIGTERM");
     const { code, stdout, stderr } = await ended;
-    assertEquals([code, stderr], [0, ""]);
-    assertPoured(stdout, ["one", "two"], 5_000);
+    assertEquals(code, 0);
+    // A large piece that did not fit counts as lost, as nobody knows how much of it was taken.
+    const lost = [...stderr.matchAll(/ (\d+) lines? dropped\n/g)]
+      .reduce((sum, [, count]) => sum + Number(count), 0);
+    if (lost === 0) return assertPoured(stdout, ["one", "two"], 5_000);
+    const printed = stdout.match(/^\[.*\] \w+ \d+ .*$/gm)!;
+    assertEquals(new Set(printed).size, printed.length, "none is written twice");
+    assertGreaterOrEqual(printed.length + lost, 10_000);
   });
 });
 

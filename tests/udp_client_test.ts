@@ -845,9 +845,9 @@ Deno.test("a callback that throws ends what called it, in order", LIMIT, async (
     ],
     [
       "onTrace, of a receive between requests",
-      (server) =>
-        withSocket(server, { onTrace: failAt("receive") }, async (socket) => {
-          await server.send("late", socket.addr);
+      (_, silent) =>
+        withSocket(silent, { onTrace: failAt("receive") }, async (socket) => {
+          await silent.send("late", socket.addr);
           while (true) {
             await request(socket, encode(""), { echo: false });
             await turn();
