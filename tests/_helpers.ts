@@ -213,9 +213,13 @@ export class Program implements AsyncDisposable {
     return this.#child.status;
   }
 
-  /** Sends a signal. */
+  /** Sends a signal, if it still runs. */
   kill(signal: Deno.Signal): void {
-    this.#child.kill(signal);
+    try {
+      this.#child.kill(signal);
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // it has terminated
+    }
   }
 
   /** Waits for the end, and gathers what was not read before. */
@@ -236,11 +240,7 @@ export class Program implements AsyncDisposable {
   /** Kills what still runs and closes the pipes. */
   async [Symbol.asyncDispose](): Promise<void> {
     clearTimeout(this.#killer);
-    try {
-      this.kill("SIGKILL");
-    } catch {
-      // It has ended.
-    }
+    this.kill("SIGKILL");
     await Promise.all([this.stdout.close(), this.stderr.close(), this.#child.status]);
     await this.#stdin.close().catch(() => {}); // as `end` did, or as it broke
   }
