@@ -130,7 +130,10 @@ export class ServerRun {
     if (kept) this.#addPeer(1, kept);
     for (const stop of check.stop === "each" ? this.#server.stopWords : [""]) {
       this.#words = this.#newWords(stop);
-      for (const step of check.steps) await this.#take(step);
+      for (const [i, step] of check.steps.entries()) {
+        if (i >= (check.enough ?? Infinity) && this.#pace.isSlow) break;
+        await this.#take(step);
+      }
     }
     return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
   }
@@ -298,6 +301,7 @@ export class ServerRun {
       !isTcp && (this.#strayOf(peer) !== undefined || this.#server.hasDied);
     const isDecided = (): boolean => channel.unread >= wanted || channel.ended !== "" || isLost();
     const start = performance.now();
+    if (wanted >= LONG_BYTES && this.#pace.isSlow) throw new Untried("it would take too long");
     await this.#waits.until(isDecided, ms);
     if (wanted >= LONG_BYTES && !isDecided()) await this.#waitForLong(channel, isDecided);
     const hasCome = channel.unread > 0; // an empty datagram, too

@@ -5,6 +5,7 @@
  */
 
 const MAX_MS = 4_000; // for an echo or a printed line: what a busy machine takes, and more
+const SLOW_MS = 600;
 const MIN_MS = 1_500; // for a check that is beyond the tasks, of a program that was fast before
 
 /** The pace of one program. */
@@ -14,6 +15,11 @@ export class Pace {
   /** An echo took so long. */
   saw(ms: number): void {
     this.#slowestMs = Math.max(this.#slowestMs, ms);
+  }
+
+  /** It takes its time for each answer: then some that are alike are enough. */
+  get isSlow(): boolean {
+    return this.#slowestMs > SLOW_MS;
   }
 
   /** How long to wait: a task is waited for in full, what is beyond it as the program's pace is. */
