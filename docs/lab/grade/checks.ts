@@ -46,7 +46,7 @@ export type Check<Step = ServerStep | ClientStep> = {
   steps: Step[];
   /** The mistake, where what was seen leaves a choice. */
   usual?: Mistake;
-  /** Checks without which this one tells nothing new. */
+  /** Checks without which this one shows nothing new. */
   needs?: string[];
   /** Needs the program's output. */
   output?: true;
