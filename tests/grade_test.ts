@@ -318,7 +318,7 @@ const SAID: [output: string, line: string][] = [
   ["one\ntwo\nthree\n", "two / three"],
 ];
 
-Deno.test("of a traceback the error is told, not its last line or its path", () => {
+Deno.test("of a traceback the error is quoted, not its last line or its path", () => {
   for (const [output, line] of SAID) assertEquals(errorLine(output), line);
 });
 

@@ -10,8 +10,10 @@
  * ```
  *
  * `grader.md` has what is asked and what is not. The rooms are in `grade/`: `checks.ts` has the checks
- * as data, `interpreter.ts` takes their steps over a `channel.ts`, `program.ts` runs what is graded,
- * `diagnosis.ts` tells what is wrong, `run.ts` makes the verdicts, `report.ts` prints them.
+ * as data; `interpreter.ts` takes their steps as a server's clients, `keyboard.ts` as a client's user;
+ * `channel.ts` is the way to a peer, `program.ts` runs what is graded, `server.ts` and `stage.ts` have
+ * it as a server and as a client; `diagnosis.ts` names what is wrong, `run.ts` makes the verdicts,
+ * `report.ts` prints them, `class.ts` reads a class.
  *
  * Exit codes: 0 all tasks pass; 1 they do not; 2 wrong use; 129 SIGHUP; 130 SIGINT; 143 SIGTERM.
  *
@@ -263,12 +265,9 @@ async function readFile(file: string, folder: string | undefined): Promise<strin
 }
 
 function printJson(each: report.Report): void {
-  if ("error" in each) {
-    console.log(report.formatJson({ program: each.program, error: each.error }));
-    return;
-  }
-  for (const verdict of each.verdicts) console.log(report.formatJson(verdict));
-  console.log(report.formatJson(each.result));
+  const verdicts = "error" in each ? [] : each.verdicts;
+  for (const verdict of verdicts) console.log(report.formatJson(verdict));
+  printEnd(each);
 }
 
 /** Ends the programs with the grader: their process groups are not the terminal's. */
@@ -298,30 +297,40 @@ export async function main(args: string[]): Promise<number> {
     if (format === "junit") console.log(report.formatJunit(reports, { strict, startedAt }));
     return reports.every((each) => "result" in each && each.result.passed) ? 0 : 1;
   }
+  const graded = await gradeAlone(options, command);
+  if (format === "gradescope") console.log(report.formatGradescope([graded], { strict }));
+  if (format === "junit") console.log(report.formatJunit([graded], { strict, startedAt }));
+  if (format === "json") printEnd(graded);
+  if (!("result" in graded)) return 2;
+  if (format === "text") console.log(report.formatResult(graded.result, graded.verdicts));
+  return graded.result.passed ? 0 : 1;
+}
+
+/** Grades the program of the command line, or reports why it cannot be graded. */
+async function gradeAlone(options: GradeOptions, command: Command): Promise<report.Report> {
   const cwd = userFolder();
   const onNote = (note: string): void => console.error(`${NAME}: ${note}`);
-  const graded = await gradeOne({ ...options, ...(cwd ? { cwd } : {}), onNote }, command);
-  if (!("result" in graded)) return 2;
-  const { result, verdicts } = graded;
-  if (format === "text") console.log(report.formatResult(result, verdicts));
-  else if (format === "json") console.log(report.formatJson(result));
-  else if (format === "junit") console.log(report.formatJunit([graded], { strict, startedAt }));
-  else console.log(report.formatGradescope([graded], { strict }));
-  return result.passed ? 0 : 1;
+  try {
+    return await gradeOne({ ...options, ...(cwd ? { cwd } : {}), onNote }, command);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    console.error(`${NAME}: ${error.message}`);
+    const { kind } = options;
+    return { program: options.command?.join(" ") ?? kind, kind, error: error.message };
+  }
+}
+
+/** The last object of a program: its sum, or why it could not be graded. */
+function printEnd(each: report.Report): void {
+  const { program } = each;
+  console.log(report.formatJson("error" in each ? { program, error: each.error } : each.result));
 }
 
 if (import.meta.main) {
   try {
     Deno.exit(await main(Deno.args));
   } catch (error) {
-    const message = error instanceof Error ? error.message : `${error}`;
-    const isArgs = Deno.args.some((arg) => arg === "--json" || arg === "json");
-    if (isArgs && !Deno.args.includes("--class")) {
-      const end = [...Deno.args, "--"].indexOf("--");
-      const program = Deno.args.slice(end + 1).join(" ") || Deno.args.slice(0, end).at(-1) || "";
-      console.log(report.formatJson({ program, error: message }));
-    }
-    console.error(`${NAME}: ${message}`);
+    console.error(`${NAME}: ${error instanceof Error ? error.message : error}`);
     Deno.exit(2); // nothing was graded
   }
 }

@@ -46,7 +46,7 @@ export type Check<Step = ServerStep | ClientStep> = {
   steps: Step[];
   /** The mistake, where what was seen leaves a choice. */
   usual?: Mistake;
-  /** Checks without which this one tells nothing new. */
+  /** Checks without which this one shows nothing new. */
   needs?: string[];
   /** Needs the program's output. */
   output?: true;
@@ -54,6 +54,8 @@ export type Check<Step = ServerStep | ClientStep> = {
   deadly?: 1 | 2 | 3;
   /** With each of the stop words in turn, or until one of them passes. */
   stop?: "each" | "any";
+  /** So many steps are enough of a program that takes its time. */
+  enough?: number;
   /** No server is there. */
   isDead?: true;
   /** In the verdict of one that passed. */
@@ -85,6 +87,7 @@ const repeat = <Step>(many: number, steps: (i: number) => Step[]): Step[] =>
 
 const HELLO = "Hello {1}{lf}";
 const SENTENCES = 30; // in turn
+const ENOUGH = 2 * 12; // steps: twelve sentences and their echoes, more than ten
 const LETTERS = "{1} grüßt 你好";
 const ALL_BYTES = Uint8Array.from({ length: 256 }, (_, i) => i === 255 ? 10 : i < 10 ? i : i + 1);
 const INSIDE = ["do not {stop} yet", "{stop} not", "un{stop}"];
@@ -155,6 +158,7 @@ const TCP_SERVER_CHECKS: Check<ServerStep>[] = [
   }),
   check("3", "many sentences", repeat(SENTENCES, (i) => say(`${i} {${i % 9 + 1}}\n`)), {
     usual: "readsOnce",
+    enough: ENOUGH,
     sent: `${SENTENCES} sentences in turn`,
     came: "the same",
     needs: NEXT,
@@ -172,7 +176,7 @@ const TCP_SERVER_CHECKS: Check<ServerStep>[] = [
   check("3", "stop word inside", [...INSIDE.flatMap((text) => say(`${text}\n`)), ...say(HELLO)], {
     usual: "findsStopInside",
     stop: "each",
-    needs: TALK,
+    needs: ["long, then short"],
     came: "the same",
   }),
   check("3", "stop word", [...say(HELLO), step("stop")], {
@@ -312,6 +316,7 @@ const UDP_SERVER_CHECKS: Check<ServerStep>[] = [
     step("quiet"),
   ], {
     usual: "readsOnce",
+    enough: ENOUGH,
     sent: `${SENTENCES} datagrams in turn`,
     came: `${SENTENCES}, the same`,
     needs: NEXT,
@@ -337,7 +342,7 @@ const UDP_SERVER_CHECKS: Check<ServerStep>[] = [
   check("3", "stop word inside", [...INSIDE.flatMap((text) => say(text)), ...say("Hello {1}")], {
     usual: "findsStopInside",
     stop: "each",
-    needs: IN_TURN,
+    needs: ["long, then short"],
     came: "the same",
   }),
   { ...AROUND, needs: IN_TURN },

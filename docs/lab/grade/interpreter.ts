@@ -1,82 +1,24 @@
 /**
- * Takes the steps of a check, one after the other, and keeps what is seen: of a server as its
- * clients, of a client as its user and its server.
+ * Takes the steps of a check of a server, one after the other, as its clients, and keeps what is seen.
  *
  * @module
  */
 
 import { type Channel, TcpChannel, UdpChannel, type Waits } from "./channel.ts";
-import type { Act, Check, ClientStep, ServerStep, Text } from "./checks.ts";
+import type { Check, ServerStep, Text } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
+import { Failed, type Outcome, Untried, Words } from "./outcome.ts";
 import type { Pace } from "./pace.ts";
 import { type GradedServer, type Resources, Unreachable } from "./server.ts";
-import type { Message, Stage } from "./stage.ts";
-import {
-  concat,
-  decode,
-  encode,
-  errorLine,
-  hasWords,
-  isSame,
-  plain,
-  randomWord,
-  saysError,
-  show,
-  withoutBytes,
-} from "./text.ts";
+import { concat, encode, errorLine, isSame, saysError, show, withoutBytes } from "./text.ts";
 
 const ECHO_MS = 4_000; // for what a task asks for: what a busy machine takes, and more
-const FIRST_MS = 15_000; // for a client to start and to send its first sentence
-const LOST_MS = 6_000; // for a client to miss a datagram: its timeout, and a margin
 const STOP_MS = 1_000; // for what a program may do or not, before the grader goes on
 const SETTLE_MS = 500; // for a piece to be dealt with, before the next is sent
 const SILENCE_MS = 300; // in which nothing comes: a late one that is missed wrongs nobody
 const REST_MS = 100; // for the rest of an echo that differs, for the other end of a connection
-const REFUSED_MS = 1_500; // for a client to show something else than an echo, or not
-const LONG_MS = 10_000; // then it is not tried to the end
+const LONG_MS = 10_000; // then a long echo is not waited for any more
 const LONG_BYTES = 65_536; // an echo that comes in many pieces
-
-/** What a check saw: of one that failed, the evidence. */
-export type Outcome = { sent: string; came: string; evidence?: Evidence };
-
-/** A step ends with this where the program did something else than it should. */
-export class Failed extends Error {
-  readonly outcome: Required<Outcome>;
-
-  constructor(outcome: Required<Outcome>) {
-    super(outcome.evidence.wants);
-    this.outcome = outcome;
-  }
-}
-
-/** A step ends with this where it cannot be made, or what it is about cannot be seen. */
-export class Untried extends Error {
-  readonly reason: "unseen" | "over";
-
-  constructor(message: string, reason: "unseen" | "over" = "unseen") {
-    super(message);
-    this.reason = reason;
-  }
-}
-
-/** Puts random words, stop words and line ends into a template. */
-export class Words {
-  readonly #words = Array.from({ length: 10 }, randomWord);
-  readonly #names: Record<string, string>;
-
-  constructor(names: Record<string, string>) {
-    this.#names = names;
-  }
-
-  fill(text: string): string {
-    return text.replace(/\{(\w+)(?:#(\d+))?\}/g, (_, name: string, length?: string) => {
-      const word = this.#names[name] ?? this.#words[Number(name)]!;
-      return length === undefined ? word : word.repeat(Math.ceil(+length / 6)).slice(0, +length);
-    });
-  }
-}
-
-// ---- A server's clients ----
 
 /** One of a server's clients. */
 type Peer = { channel: Channel; owed: Uint8Array[]; said: Uint8Array[] };
@@ -130,7 +72,10 @@ export class ServerRun {
     if (kept) this.#addPeer(1, kept);
     for (const stop of check.stop === "each" ? this.#server.stopWords : [""]) {
       this.#words = this.#newWords(stop);
-      for (const step of check.steps) await this.#take(step);
+      for (const [i, step] of check.steps.entries()) {
+        if (i >= (check.enough ?? Infinity) && this.#pace.isSlow) break;
+        await this.#take(step);
+      }
     }
     return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
   }
@@ -298,12 +243,13 @@ export class ServerRun {
       !isTcp && (this.#strayOf(peer) !== undefined || this.#server.hasDied);
     const isDecided = (): boolean => channel.unread >= wanted || channel.ended !== "" || isLost();
     const start = performance.now();
+    if (wanted >= LONG_BYTES && this.#pace.isSlow) throw new Untried("it would take too long");
     await this.#waits.until(isDecided, ms);
     if (wanted >= LONG_BYTES && !isDecided()) await this.#waitForLong(channel, isDecided);
     const hasCome = channel.unread > 0; // an empty datagram, too
     let came = channel.take(expected.length);
     if (hasCome && isSame(came, expected)) {
-      this.#pace.saw(performance.now() - start);
+      if (wanted < LONG_BYTES) this.#pace.saw(performance.now() - start);
       peer.said.push(...peer.owed.splice(0));
       return;
     }
@@ -425,265 +371,4 @@ export async function closeGently(
   channel.halfClose();
   if (!hasLeft) await waits.until(() => channel.ended !== "", REST_MS);
   await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
-}
-
-// ---- A client's user, and its server ----
-
-/** Takes the steps of a check of a client. */
-export class ClientRun {
-  readonly #stage: Stage;
-  readonly #pace: Pace;
-  readonly #isBeyond: boolean;
-  readonly #usual: Check["usual"];
-  readonly #words: Words;
-  readonly #sent: string[] = [];
-  #heard: Message | undefined;
-  #mark = 0;
-  #came = "";
-  #shown = 0; // times that a word was printed
-
-  constructor(
-    check: Check<ClientStep>,
-    { stage, stop, pace }: { stage: Stage; stop: string; pace: Pace },
-  ) {
-    this.#stage = stage;
-    this.#pace = pace;
-    this.#isBeyond = check.step.endsWith("+");
-    this.#usual = check.usual;
-    this.#words = new Words({ lf: "", stop });
-  }
-
-  /** @throws Failed */
-  async take(check: Check<ClientStep>): Promise<Outcome> {
-    for (const step of check.steps) await this.#take(step);
-    return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
-  }
-
-  get #output(): string {
-    return this.#stage.program.output;
-  }
-
-  get #patience(): number {
-    return this.#pace.patience({ isBeyond: this.#isBeyond });
-  }
-
-  #fail(wants: Wants, seen: Partial<Evidence> & { how?: string } = {}): never {
-    const { program, isUdp } = this.#stage;
-    const came = seen.came ?? new Uint8Array();
-    const evidence: Evidence = {
-      side: "client",
-      isUdp,
-      wants,
-      usual: this.#usual,
-      expected: new Uint8Array(),
-      came,
-      ended: "",
-      waitedMs: this.#patience,
-      exit: program.hasEnded
-        ? { code: program.exitCode!, words: errorLine(program.output) }
-        : undefined,
-      ...seen,
-    };
-    const what = wants === "shown" ? "printed: " : "";
-    const end = program.hasEnded ? `; ${program.describeEnd()}` : "";
-    const how = came.length > 0 ? show(came) : seen.how ?? "nothing";
-    throw new Failed({ sent: this.#sent.at(-1) ?? "", came: `${what}${how}${end}`, evidence });
-  }
-
-  async #take(step: ClientStep): Promise<void> {
-    const stage = this.#stage;
-    const text = "text" in step ? this.#words.fill(step.text) : "";
-    switch (step.do) {
-      case "type":
-        this.#sent.push(`typed ${show(text)}`);
-        for (const line of text.split("\n")) await stage.program.type(line);
-        return;
-      case "hear":
-        return await this.#hear(text, step.then && this.#words.fill(step.then));
-      case "hearOrEnd":
-        await stage.next(text, { ms: this.#patience, isReply: true });
-        return;
-      case "reply":
-        return await this.#reply(text);
-      case "show":
-      case "showText":
-        return await this.#show(text, { isText: step.do === "showText" });
-      case "showAgain":
-        return await this.#showAgain(text, this.#words.fill(step.decoy));
-      case "mayShow":
-        return await this.#mayShow(text);
-      case "answerOther":
-        return await this.#answerOther(text);
-      case "stranger":
-        return await stage.replyAsStranger(this.#heard!.text.replace(/\S+ \S+/, text));
-      default:
-        return await this.#act(step.do);
-    }
-  }
-
-  async #act(name: Act): Promise<void> {
-    const { program, waits } = this.#stage;
-    const hasEnded = (): boolean => program.hasEnded;
-    switch (name) {
-      case "silence":
-        return await this.#silence();
-      case "replyAll":
-        return await this.#stage.replyAll();
-      case "replyBlanks":
-        return await this.#replyBlanks();
-      case "loss":
-        return await this.#loss();
-      case "endInput":
-        return await program.endInput();
-      case "mayEnd": // whoever closes first keeps the port in TIME-WAIT
-        return void await waits.until(() => hasEnded() || this.#stage.isHalfClosed, SILENCE_MS);
-      case "hangUp":
-        this.#mark = program.mark();
-        return await this.#stage.hangUp();
-      case "giveUp": // it may ask again whether to go on
-        if (!await waits.until(hasEnded, this.#patience)) await program.endInput();
-        return;
-      case "awaitDrain": // it drains its echoes, and ends with the server's end
-        await waits.until(() => this.#stage.isHalfClosed || program.hasEnded, this.#patience);
-        await this.#stage.replyAll();
-        if (this.#stage.isHalfClosed) await this.#stage.hangUp();
-        return;
-      case "exit":
-        if (!await waits.until(hasEnded, this.#patience)) this.#fail("exit", { how: "no end" });
-        this.#came = program.describeEnd();
-        return;
-      case "word":
-        if (program.exitCode === 0 && !hasWords(program.since(this.#mark))) {
-          this.#fail("word", { exit: undefined, usual: "endsWithoutWord" });
-        }
-    }
-  }
-
-  /** A sentence arrives, with or without a line end; `then`: or two that were typed at once. */
-  async #hear(sentence: string, then: string | undefined): Promise<void> {
-    const ms = this.#heard ? this.#patience : FIRST_MS;
-    const message = await this.#stage.next(sentence, { ms, then });
-    const isRight = message && isSentence(message.text, sentence, then);
-    if (!isRight || message.isReconnected) {
-      this.#fail("sentence", {
-        expected: encode(sentence),
-        came: withoutLineEnd(message?.bytes),
-        waitedMs: ms,
-        isReconnected: message?.isReconnected ?? false,
-      });
-    }
-    this.#heard = message!;
-    this.#came = show(message!.bytes);
-    if (then === undefined) return;
-    await this.#reply("");
-    if (!message!.text.includes(then)) {
-      await this.#hear(then, undefined);
-      await this.#reply("");
-    }
-  }
-
-  async #reply(text: string): Promise<void> {
-    if (!this.#stage.echoes) return;
-    const { bytes, reply } = this.#heard!;
-    const lineEnd = /\r?\n$/.exec(decode(bytes))?.[0] ?? "";
-    const isRest = text.startsWith(" ");
-    await reply(text === "" ? bytes : encode(isRest ? text + lineEnd : text));
-  }
-
-  async #show(word: string, { isText }: { isText: boolean }): Promise<void> {
-    const { program, waits } = this.#stage;
-    const isShown = (): boolean =>
-      (isText ? withoutBytes(this.#output) : this.#output).includes(word);
-    const start = performance.now();
-    await waits.until(() => isShown() || program.hasEnded, this.#patience);
-    if (!isShown()) this.#fail("shown", { expected: encode(word), came: encode(this.#output) });
-    this.#pace.saw(performance.now() - start);
-    this.#shown = this.#count(word);
-  }
-
-  #count(word: string): number {
-    return this.#output.split(word).length - 1;
-  }
-
-  /** Printed as often as the word before was, so that what was typed does not count. */
-  async #showAgain(word: string, decoy: string): Promise<void> {
-    const { program, waits } = this.#stage;
-    const isShown = (): boolean => this.#count(word) >= Math.max(1, this.#shown);
-    await waits.until(() => isShown() || program.hasEnded, this.#patience);
-    if (isShown()) return;
-    this.#fail("shown", { expected: encode(word), came: encode(this.#output), decoy });
-  }
-
-  /** Until a part of an echo is printed, or a while later. */
-  async #mayShow(word: string): Promise<void> {
-    await this.#stage.waits.until(() => this.#count(word) > 0, STOP_MS);
-    this.#shown = this.#count(word);
-  }
-
-  /** The server answers with other words, so that a client that prints its own input is found. */
-  async #answerOther(answer: string): Promise<void> {
-    const { program, waits } = this.#stage;
-    const { text, bytes, reply } = this.#heard!;
-    const [typed, other] = [text.trim().split(" ").at(-1)!, answer.split(" ").at(-1)!];
-    this.#sent.push(`${this.#sent.at(-1)}, answered ${show(answer)}`);
-    const mark = program.mark();
-    await reply(encode(decode(bytes).replace(typed, other)));
-    const isShown = (): boolean => this.#output.includes(other);
-    // A client that compares echoes may refuse a wrong one: it reports it, ends, or sends again.
-    const isRefused = (): boolean => this.#stage.hasMore || (program.exitCode ?? 0) !== 0;
-    if (!await waits.until(() => isShown() || isRefused(), REFUSED_MS)) {
-      // It shows nothing of an answer that is no echo, unless it shows what was typed.
-      if (!this.#output.includes(typed)) return void (this.#came = "not shown, as it is no echo");
-      await waits.until(() => isShown() || isRefused(), this.#patience - REFUSED_MS);
-    }
-    this.#came = isShown() ? `${show(other)} printed` : "refused, as it is no echo";
-    if (isShown() || isRefused()) return;
-    const shown = encode(program.since(mark) || this.#output);
-    this.#fail("shown", { expected: encode(other), came: shown, decoy: typed });
-  }
-
-  async #silence(): Promise<void> {
-    const { waits } = this.#stage;
-    if (!await waits.until(() => this.#stage.hasMore, SILENCE_MS)) return;
-    const { bytes } = this.#heard!;
-    const all = concat([bytes, this.#stage.rest()]);
-    this.#fail("sentence", { expected: encode(decode(bytes).trimEnd()), came: all });
-  }
-
-  /** An empty sentence may be sent as a line end, as an empty datagram, or not at all. */
-  async #replyBlanks(): Promise<void> {
-    const { waits, program } = this.#stage;
-    await waits.until(() => this.#stage.hasMore || program.hasEnded, this.#patience);
-    await this.#stage.replyBlanks();
-  }
-
-  /** The first datagram gets no answer: it, or its echo, was lost. */
-  async #loss(): Promise<void> {
-    const { program, waits } = this.#stage;
-    this.#sent.push(`${this.#sent.at(-1)}, no answer to the first`);
-    await waits.until(() => this.#stage.hasMore, SILENCE_MS);
-    const mark = program.mark(); // what it prints when it sends is behind us
-    const hasNoticed = (): boolean =>
-      this.#stage.hasMore || program.hasEnded || hasWords(program.since(mark));
-    await waits.until(hasNoticed, LOST_MS);
-    if (this.#stage.hasMore) {
-      await this.#stage.replyAll();
-      this.#came = "sent again, its echo printed";
-      return await this.#show(this.#heard!.text.trim().split(" ").at(-1)!, { isText: false });
-    }
-    this.#came = show(plain(program.since(mark)));
-    if (!hasNoticed()) this.#fail("sentence", { usual: this.#usual, waitedMs: LOST_MS });
-  }
-}
-
-function withoutLineEnd(bytes = new Uint8Array()): Uint8Array {
-  const end = [...bytes.subarray(-2)].map((byte) => String.fromCharCode(byte)).join("");
-  return bytes.subarray(0, bytes.length - (/\r?\n$/.exec(end)?.[0].length ?? 0));
-}
-
-/** Whether `text` is the sentence (or both sentences) with or without line ends. */
-function isSentence(text: string, sentence: string, then: string | undefined): boolean {
-  const lines = text.replace(/^[\r\n]+|\r?\n$/g, "");
-  return lines === sentence ||
-    (then !== undefined && lines.replace(/\r?\n/, "") === sentence + then);
 }

@@ -62,7 +62,9 @@ export function findTerminal(): Promise<Terminal> {
 async function lookForTerminal(): Promise<Terminal> {
   const inTerminal = ["-qefc", "test -t 0 && test -t 1 && stty -echo && echo yes", "/dev/null"];
   if ((await capture("script", inTerminal)).includes("yes")) return "script";
-  return (await capture("stdbuf", ["-oL", "echo", "yes"])).includes("yes") ? "stdbuf" : "pipe";
+  return (await capture("stdbuf", ["-oL", "sh", "-c", "echo yes"])).includes("yes")
+    ? "stdbuf"
+    : "pipe";
 }
 
 /** What a command prints; nothing where it cannot be run. */

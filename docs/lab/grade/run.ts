@@ -7,8 +7,10 @@
 import { type TcpChannel, Waits } from "./channel.ts";
 import { type Check, checksOf, type ClientStep, type ServerStep } from "./checks.ts";
 import { diagnose } from "./diagnosis.ts";
-import { ClientRun, closeGently, Failed, type Outcome, ServerRun, Untried } from "./interpreter.ts";
+import { closeGently, ServerRun } from "./interpreter.ts";
+import { ClientRun } from "./keyboard.ts";
 import { MISTAKES } from "./mistakes.ts";
+import { Failed, type Outcome, Untried } from "./outcome.ts";
 import { holdDeadPort, waitForPort } from "./ports.ts";
 import { Pace } from "./pace.ts";
 import { checkCommand, findTerminal, newSession, sweep } from "./program.ts";

@@ -202,7 +202,7 @@ class UdpStage implements Stage {
     return datagram;
   }
 
-  /** A message that was heard may come again: its echo took too long. Tells whether another came. */
+  /** A message that was heard may come again: its echo took too long. Returns whether another came. */
   #skipRepeats(sentence: string): boolean {
     const { inbox } = this.#socket;
     while (inbox.length > 0) {

@@ -1,0 +1,48 @@
+/**
+ * What a check saw, and the words that it said.
+ *
+ * @module
+ */
+
+import type { Evidence } from "./diagnosis.ts";
+import { randomWord } from "./text.ts";
+
+/** What a check saw: of one that failed, the evidence. */
+export type Outcome = { sent: string; came: string; evidence?: Evidence };
+
+/** A step ends with this where the program did something else than it should. */
+export class Failed extends Error {
+  readonly outcome: Required<Outcome>;
+
+  constructor(outcome: Required<Outcome>) {
+    super(outcome.evidence.wants);
+    this.outcome = outcome;
+  }
+}
+
+/** A step ends with this where it cannot be made, or what it is about cannot be seen. */
+export class Untried extends Error {
+  readonly reason: "unseen" | "over";
+
+  constructor(message: string, reason: "unseen" | "over" = "unseen") {
+    super(message);
+    this.reason = reason;
+  }
+}
+
+/** Puts random words, stop words and line ends into a template. */
+export class Words {
+  readonly #words = Array.from({ length: 10 }, randomWord);
+  readonly #names: Record<string, string>;
+
+  constructor(names: Record<string, string>) {
+    this.#names = names;
+  }
+
+  fill(text: string): string {
+    return text.replace(/\{(\w+)(?:#(\d+))?\}/g, (_, name: string, length?: string) => {
+      const word = this.#names[name] ?? this.#words[Number(name)]!;
+      return length === undefined ? word : word.repeat(Math.ceil(+length / 6)).slice(0, +length);
+    });
+  }
+}
