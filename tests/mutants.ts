@@ -17,7 +17,7 @@
  * @module
  */
 
-import { fileUrl, type Random, seededRandom } from "./_helpers.ts";
+import { fileUrl, type Random, SCRIPTS, seededRandom } from "./_helpers.ts";
 import { cleanUp } from "./run.ts";
 
 /** They take long, and what they notice of a script others notice as well. */
@@ -203,6 +203,26 @@ async function runTests(folder: string, files: string[], limitMs: number): Promi
   return file ? `${file}: ${name}` : "no program";
 }
 
+/** Writes all scripts, with a break in one; where it shares the place with others, in these as well. */
+async function breakScripts(folder: string, script: string, mutant: Mutant): Promise<void> {
+  const source = await Deno.readTextFile(fileUrl(script));
+  const isShared = source.slice(0, mutant.at).includes("\n// ---- The same in ");
+  const [start, end] = [
+    source.lastIndexOf("\n", mutant.at - 200),
+    source.indexOf("\n", mutant.end + 200),
+  ];
+  const around = source.slice(start, end);
+  const broken = source.slice(start, mutant.at) + mutant.to + source.slice(mutant.end, end);
+  for (const other of SCRIPTS) {
+    const text = await Deno.readTextFile(fileUrl(other));
+    const isBroken = other === script || isShared && text.split(around).length === 2;
+    const changed = other === script
+      ? source.slice(0, mutant.at) + mutant.to + source.slice(mutant.end)
+      : text.replace(around, () => broken);
+    await Deno.writeTextFile(`${folder}/${other}`, isBroken ? changed : text);
+  }
+}
+
 /** Makes the breaks one after the other, runs the tests at each, and returns what survived. */
 async function campaign(
   script: string,
@@ -230,8 +250,7 @@ async function campaign(
     }
     const limitMs = 2 * (performance.now() - start) + 10_000;
     for (const mutant of mutants) {
-      const broken = source.slice(0, mutant.at) + mutant.to + source.slice(mutant.end);
-      await Deno.writeTextFile(`${folder}/${script}`, broken);
+      await breakScripts(folder, script, mutant);
       const verdict = await runTests(folder, files, limitMs);
       const description = describe(script, source, mutant);
       console.log(`${description}\n    ${verdict}`);
