@@ -203,24 +203,18 @@ async function runTests(folder: string, files: string[], limitMs: number): Promi
   return file ? `${file}: ${name}` : "no program";
 }
 
-/** Writes all scripts, with a break in one; where it shares the place with others, in these as well. */
-async function breakScripts(folder: string, script: string, mutant: Mutant): Promise<void> {
-  const source = await Deno.readTextFile(fileUrl(script));
+/** All scripts, with a break in one; where that one shares the place with others, in these as well. */
+function broken(sources: Map<string, string>, script: string, mutant: Mutant): Map<string, string> {
+  const source = sources.get(script)!;
+  const breakIn = (from: number, to: number): string =>
+    source.slice(from, mutant.at) + mutant.to + source.slice(mutant.end, to);
   const isShared = source.slice(0, mutant.at).includes("\n// ---- The same in ");
-  const [start, end] = [
-    source.lastIndexOf("\n", mutant.at - 200),
-    source.indexOf("\n", mutant.end + 200),
-  ];
+  const [start, end] = [Math.max(mutant.at - 200, 0), mutant.end + 200]; // found once in another
   const around = source.slice(start, end);
-  const broken = source.slice(start, mutant.at) + mutant.to + source.slice(mutant.end, end);
-  for (const other of SCRIPTS) {
-    const text = await Deno.readTextFile(fileUrl(other));
-    const isBroken = other === script || isShared && text.split(around).length === 2;
-    const changed = other === script
-      ? source.slice(0, mutant.at) + mutant.to + source.slice(mutant.end)
-      : text.replace(around, () => broken);
-    await Deno.writeTextFile(`${folder}/${other}`, isBroken ? changed : text);
-  }
+  return new Map([...sources].map(([name, text]) => {
+    if (name === script) return [name, breakIn(0, source.length)];
+    return [name, isShared ? text.replace(around, () => breakIn(start, end)) : text];
+  }));
 }
 
 /** Makes the breaks one after the other, runs the tests at each, and returns what survived. */
@@ -230,6 +224,11 @@ async function campaign(
   { mutants, files }: { mutants: Mutant[]; files: string[] },
 ): Promise<string[]> {
   const folder = await copyTree();
+  const sources = new Map(
+    SCRIPTS.map((
+      name,
+    ) => [name, name === script ? source : Deno.readTextFileSync(`${folder}/${name}`)]),
+  );
   const survivors: string[] = [];
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     Deno.addSignalListener(signal, () => {
@@ -250,7 +249,9 @@ async function campaign(
     }
     const limitMs = 2 * (performance.now() - start) + 10_000;
     for (const mutant of mutants) {
-      await breakScripts(folder, script, mutant);
+      for (const [name, text] of broken(sources, script, mutant)) {
+        await Deno.writeTextFile(`${folder}/${name}`, text);
+      }
       const verdict = await runTests(folder, files, limitMs);
       const description = describe(script, source, mutant);
       console.log(`${description}\n    ${verdict}`);
