@@ -134,6 +134,7 @@ async function gradeLab(): Promise<string> {
     const server = new Deno.Command(name!, {
       args,
       stdout: "piped",
+      stderr: "null",
       env: { PYTHONUNBUFFERED: "1" },
     }).spawn();
     try {

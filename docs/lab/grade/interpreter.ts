@@ -30,6 +30,7 @@ export class ServerRun {
   readonly #usual: Check["usual"];
   readonly #peers = new Map<number, Peer>();
   readonly #sent: string[] = [];
+  #kept: Channel | undefined; // a connection of the check before
   readonly #isSame: boolean;
   readonly #pace: Pace;
   readonly #isBeyond: boolean;
@@ -69,6 +70,7 @@ export class ServerRun {
 
   /** @throws Failed, Untried */
   async take(check: Check<ServerStep>, kept?: Channel): Promise<Outcome> {
+    this.#kept = kept;
     if (kept) this.#addPeer(1, kept);
     for (const stop of check.stop === "each" ? this.#server.stopWords : [""]) {
       this.#words = this.#newWords(stop);
@@ -87,6 +89,7 @@ export class ServerRun {
    */
   async end({ isKept = false, isLast = false } = {}): Promise<TcpChannel | undefined> {
     const first = this.#peers.get(1)?.channel;
+    this.#server.hasClosedEarlier ||= this.#server.isByAddress && first?.ended === "eof";
     for (const { channel } of this.#peers.values()) {
       if (!(channel instanceof TcpChannel) || (isKept && channel === first)) continue;
       const mayReset = isLast || this.#server.hasFixedPort;
@@ -130,6 +133,9 @@ export class ServerRun {
     peer: Peer | undefined,
     seen: Partial<Evidence> & { how?: string } = {},
   ): Promise<never> {
+    if (peer && await this.#isOver(peer, seen.came)) {
+      throw new Untried("it ended after an earlier client; start it again to try this", "over");
+    }
     const expected = seen.expected ?? concat(peer?.owed ?? [encode("a connection")]);
     const came = seen.came ?? new Uint8Array();
     const ended = peer?.channel.ended ?? "";
@@ -161,6 +167,16 @@ export class ServerRun {
       came: [what, end].filter(Boolean).join(", then ") || "nothing",
       evidence,
     });
+  }
+
+  /**
+   * By address: an earlier connection was closed by the server, this one too, without a byte, and
+   * now nobody listens. It ended in order, as one for a single client does, while this one waited.
+   */
+  async #isOver({ channel, said }: Peer, came: Uint8Array | undefined): Promise<boolean> {
+    const isNew = channel !== this.#kept && said.length === 0;
+    const isUnserved = isNew && channel.ended !== "" && !came?.length;
+    return isUnserved && this.#server.hasClosedEarlier && !await this.#server.stillListens();
   }
 
   #strayOf(peer: Peer | undefined): Evidence["stray"] {

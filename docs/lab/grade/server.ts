@@ -59,6 +59,8 @@ export class GradedServer implements AsyncDisposable {
   isSound = false;
   /** Nothing speaks against that yet. */
   mayBeSound = true;
+  /** At an address: a connection of an earlier check was closed by the server. */
+  hasClosedEarlier = false;
   /** What a program left behind. */
   readonly leftBehind: string[] = [];
   #address: { hostname: string; port: number };
@@ -136,6 +138,14 @@ export class GradedServer implements AsyncDisposable {
     const channel = new UdpChannel(socket, this.#address);
     this.#sockets.push(channel);
     return channel;
+  }
+
+  /** Whether a TCP server at an address takes clients. */
+  async stillListens(): Promise<boolean> {
+    const result = await connectTcp(this.#address, { waits: this.#waits, ms: CONNECT_MS });
+    if (!(result instanceof TcpChannel)) return false;
+    await result.leave();
+    return true;
   }
 
   async #start(): Promise<void> {
