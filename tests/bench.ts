@@ -79,6 +79,7 @@ const OPTIONS = ["--quick", "--plain", "--help"];
 const stray = Deno.args.find((arg) => !OPTIONS.includes(arg));
 if (stray || Deno.args.includes("--help")) {
   console.log(stray ? `bench: unexpected "${stray}"; see --help` : HELP.trimEnd());
+  Deno.removeSync(temp, { recursive: true });
   Deno.exit(stray ? 2 : 0);
 }
 const QUICK = Deno.args.includes("--quick");
