@@ -477,7 +477,8 @@ test("a slow reader is waited for, at the end, too", NEEDS.python, async () => {
     const port = await server.port();
     await pour(port, ["one"], 2_000); // 150 kB are printed, of which a pipe holds 64
     const { code, stdout, stderr } = await server.stop();
-    assertEquals([code, stderr], [0, ""]);
+    // On a busy machine the connection may end later than half a second behind the signal.
+    assertEquals([code, stderr.replace(/^tcp_server: waiting for .*\n/, "")], [0, ""]);
     assertPoured(stdout, ["one"], 2_000);
     assertMatch(stdout, /\nstopped: 1 connection, 2000 messages, [^\n]*\n$/);
   }

@@ -17,7 +17,7 @@
  * @module
  */
 
-import { fileUrl, type Random, seededRandom } from "./_helpers.ts";
+import { fileUrl, type Random, SCRIPTS, seededRandom } from "./_helpers.ts";
 import { cleanUp } from "./run.ts";
 
 /** They take long, and what they notice of a script others notice as well. */
@@ -203,6 +203,20 @@ async function runTests(folder: string, files: string[], limitMs: number): Promi
   return file ? `${file}: ${name}` : "no program";
 }
 
+/** All scripts, with a break in one; where that one shares the place with others, in these as well. */
+function broken(sources: Map<string, string>, script: string, mutant: Mutant): Map<string, string> {
+  const source = sources.get(script)!;
+  const breakIn = (from: number, to: number): string =>
+    source.slice(from, mutant.at) + mutant.to + source.slice(mutant.end, to);
+  const isShared = source.slice(0, mutant.at).includes("\n// ---- The same in ");
+  const [start, end] = [Math.max(mutant.at - 200, 0), mutant.end + 200]; // found once in another
+  const around = source.slice(start, end);
+  return new Map([...sources].map(([name, text]) => {
+    if (name === script) return [name, breakIn(0, source.length)];
+    return [name, isShared ? text.replace(around, () => breakIn(start, end)) : text];
+  }));
+}
+
 /** Makes the breaks one after the other, runs the tests at each, and returns what survived. */
 async function campaign(
   script: string,
@@ -210,6 +224,11 @@ async function campaign(
   { mutants, files }: { mutants: Mutant[]; files: string[] },
 ): Promise<string[]> {
   const folder = await copyTree();
+  const sources = new Map(
+    SCRIPTS.map((
+      name,
+    ) => [name, name === script ? source : Deno.readTextFileSync(`${folder}/${name}`)]),
+  );
   const survivors: string[] = [];
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     Deno.addSignalListener(signal, () => {
@@ -230,8 +249,9 @@ async function campaign(
     }
     const limitMs = 2 * (performance.now() - start) + 10_000;
     for (const mutant of mutants) {
-      const broken = source.slice(0, mutant.at) + mutant.to + source.slice(mutant.end);
-      await Deno.writeTextFile(`${folder}/${script}`, broken);
+      for (const [name, text] of broken(sources, script, mutant)) {
+        await Deno.writeTextFile(`${folder}/${name}`, text);
+      }
       const verdict = await runTests(folder, files, limitMs);
       const description = describe(script, source, mutant);
       console.log(`${description}\n    ${verdict}`);
