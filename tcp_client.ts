@@ -1313,7 +1313,8 @@ class Output {
     const lines = this.#unwritten;
     const startedAt = performance.now();
     const isLarge = this.#fastBytes > FAST_BYTES && !to.isTerminal();
-    const large = lines.subarray(0, lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1);
+    const end = lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1; // no line is so long
+    const large = lines.subarray(0, end || lines.length);
     try {
       const stayWithSmall = (): void => void (this.#fastBytes = -Infinity);
       const size = isLarge ? await to.write(large) : await writePiece(to, lines, stayWithSmall);

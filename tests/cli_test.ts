@@ -421,7 +421,9 @@ for (const script of SCRIPTS) {
     });
 
     // Without permission: what is in bounds gets as far as that, exit 1.
-    const numeric = options.filter(({ name, value }) => value && !["host", "stop"].includes(name));
+    const numeric = options.filter(({ value }) =>
+      value && !["HOST", "WORD", "FILE"].includes(value)
+    );
     const rows = numeric.flatMap(({ name, text }): [string, string, number][] => {
       const [, least = "", most = ""] = /(\d[\d.]*) to (\d+)/.exec(text) ?? [];
       const step = least.includes(".") ? 0.0001 : 1;

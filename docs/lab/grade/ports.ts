@@ -13,8 +13,34 @@ const LISTEN = "0A";
 const TIME_WAIT_MS = 60_000; // as long as Linux keeps a port so
 const TIME_WAIT_LOOK_MS = 500;
 
-/** A port of this machine that nobody has. */
-export function freePort(isTcp: boolean): number {
+/** Ports that were given to programs, which need not bind them. */
+const given = new Set<number>();
+
+/** A port of this machine that nobody has, and that nobody else is given before it is let go. */
+export function takePort(isTcp: boolean): number {
+  const port = freePort(isTcp);
+  if (given.has(port)) return takePort(isTcp);
+  given.add(port);
+  return port;
+}
+
+/** A UDP socket for the grader itself, at a port that nobody was given. */
+export function openUdp(address: { hostname: string; port: number }): Deno.DatagramConn {
+  const socket = Deno.listenDatagram({ transport: "udp", ...address });
+  if (address.port !== 0 || !given.has((socket.addr as Deno.NetAddr).port)) return socket;
+  try {
+    return openUdp(address);
+  } finally {
+    socket.close();
+  }
+}
+
+/** The program that was given the port has ended. */
+export function letGoPort(port: number): void {
+  given.delete(port);
+}
+
+function freePort(isTcp: boolean): number {
   if (isTcp) {
     using listener = Deno.listen({ hostname: HOSTNAME, port: 0 });
     return listener.addr.port;

@@ -14,12 +14,13 @@ import {
   type Waits,
 } from "./channel.ts";
 import {
-  freePort,
   holderOf,
   isTaken,
   isUdpBound,
+  letGoPort,
   ownAddressFor,
   portsOf,
+  takePort,
   waitForPort,
 } from "./ports.ts";
 import type { Pace } from "./pace.ts";
@@ -150,7 +151,7 @@ export class GradedServer implements AsyncDisposable {
 
   async #start(): Promise<void> {
     await this.stopProgram();
-    const port = this.#options.port ?? freePort(this.isTcp);
+    const port = this.#options.port ?? takePort(this.isTcp);
     if (this.#options.port !== undefined) {
       await waitForPort(port, { isTcp: this.isTcp, onNote: this.#options.onNote });
     }
@@ -244,6 +245,7 @@ export class GradedServer implements AsyncDisposable {
       await program.sweep(); // it left its group
       await this.#waitUntilFree();
     }
+    letGoPort(this.#address.port);
     for (const { pid, name } of program.leftBehind) {
       this.leftBehind.push(`${name} (process ${pid})`);
     }

@@ -5,6 +5,7 @@
  */
 
 import { type Datagram, type TcpChannel, TcpListener, UdpSocket, type Waits } from "./channel.ts";
+import { letGoPort, takePort } from "./ports.ts";
 import { Program } from "./program.ts";
 import type { Resources } from "./server.ts";
 import { concat, decode, encode } from "./text.ts";
@@ -61,7 +62,7 @@ export async function play(
 ): Promise<Stage> {
   if (options.kind === "udp-client") return new UdpStage(options, own);
   const listener = new TcpListener(own.waits);
-  if (own.deadPort === undefined) await listener.listen(options.port ?? 0);
+  if (own.deadPort === undefined) await listener.listen(options.port ?? takePort(true));
   return new TcpStage(options, { ...own, listener });
 }
 
@@ -154,6 +155,7 @@ class TcpStage implements Stage {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#listener[Symbol.asyncDispose]();
+    letGoPort(this.#listener.port);
     await this.program[Symbol.asyncDispose]();
   }
 }
@@ -173,7 +175,10 @@ class UdpStage implements Stage {
   constructor(options: GradeOptions, own: Resources) {
     this.waits = own.waits;
     this.echoes = options.task !== 1;
-    this.#socket = new UdpSocket({ hostname: "127.0.0.1", port: options.port ?? 0 }, own.waits);
+    this.#socket = new UdpSocket(
+      { hostname: "127.0.0.1", port: options.port ?? takePort(false) },
+      own.waits,
+    );
     this.program = start(options, { ...own, port: this.#socket.port });
   }
 
@@ -242,6 +247,7 @@ class UdpStage implements Stage {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#socket[Symbol.asyncDispose]();
+    letGoPort(this.#socket.port);
     await this.program[Symbol.asyncDispose]();
   }
 }
