@@ -453,7 +453,7 @@ async function probe(plan: ProbePlan, options: TalkOptions): Promise<number> {
   const server = formatAddress({ hostname, port });
   const sentAt: number[] = []; // ms, by line
   const times: number[] = []; // round trips in ms
-  const ending = Promise.withResolvers<void>();
+  let wake = (): void => {}; // ends the wait for the next line
   let hasEnded = false;
   let lastEcho = Promise.withResolvers<void>(); // of the line that was sent last
   let printed: Promise<void> | undefined; // while the output has no room
@@ -469,13 +469,17 @@ async function probe(plan: ProbePlan, options: TalkOptions): Promise<number> {
       if (sentAt.length === count) break;
       due = Math.max(due + intervalSeconds * 1000, performance.now()); // late ones go in no burst
       const isDue = intervalSeconds > 0 ? sleep(due - performance.now()) : lastEcho.promise;
-      await Promise.race([isDue.then(() => printed), ending.promise]);
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+        isDue.then(() => printed).then(resolve);
+      });
     }
+    await lastEcho.promise; // some servers close at the half-close, before all is echoed
   }
 
   function end(): void {
     hasEnded = true;
-    ending.resolve();
+    wake();
   }
 
   function onProgress({ echoed }: { echoed: number }): void {
