@@ -95,7 +95,7 @@ class Server {
   #isClosed = false;
   #lingerSweeps = Infinity; // until the end, with --once
   #endsAt = Infinity; // ms: the socket is closed then, whatever waits
-  readonly #overdue = Promise.withResolvers<void>(); // resolves then, as no close ends a send
+  readonly #overdue = Promise.withResolvers<void>(); // resolves then, though a send may still wait
   #failure: { error: unknown } | undefined; // what a callback threw
 
   constructor(socket: Deno.DatagramConn, stopWords: Uint8Array[], options: ServeOptions) {
@@ -667,7 +667,10 @@ export type EchoServer = AsyncDisposable & {
   addr: Deno.NetAddr;
   /** Resolves when the socket is closed; rejects with what a callback threw. */
   finished: Promise<void>;
-  /** Sends what is being sent, drops what is held, and closes the socket within 5 s. */
+  /**
+   * Sends what is being sent, drops what is held, and closes the socket within 5 s. A send that the
+   * network does not take may outlive it, as in Deno no close ends a send.
+   */
   shutdown(): Promise<void>;
 };
 
