@@ -130,8 +130,9 @@ function killProcess(pid: number): void {
 export async function checkCommand(command: string[], cwd?: string): Promise<void> {
   if (Deno.build.os === "windows") return;
   const [name, ...args] = command;
-  const files = args.filter((arg) =>
-    /^[^-\s][^\s]*\.(py|[cm]?[jt]s|pl|sh|rb|php|jar|java|lua|R|exs?)$/.test(arg)
+  const files = args.filter((arg, i) =>
+    /^[^-].*\.(py|[cm]?[jt]s|pl|sh|rb|php|jar|java|lua|R|exs?)$/.test(arg) &&
+    !/^-[a-z]*[ce]$/.test(args[i - 1] ?? "") // behind sh -c it is a command
   );
   const look = 'command -v -- "$1" >/dev/null || { echo; exit; }; shift; ' +
     'for f; do test -e "$f" || { echo "$f"; exit; }; done; echo /';
