@@ -192,7 +192,7 @@ class Server {
     clearInterval(sweeper);
     if (this.#isAnswering) this.#totals.unanswered++; // its send still waits
     const seconds = secondsSince(this.#startedAt);
-    this.#report({ event: "shutdown", ...this.#totals, seconds });
+    await this.#report({ event: "shutdown", ...this.#totals, seconds });
     if (this.#failure) throw this.#failure.error;
   }
 
@@ -413,23 +413,24 @@ class Server {
     this.#warned.add(kind);
   }
 
-  #report(event: ServerEvent): void {
+  /** Reports an event; the promise is that of `onEvent`, if it returns one. */
+  #report(event: ServerEvent): Promise<unknown> | undefined {
     const { onEvent } = this.#options;
-    if (onEvent) this.#callBack(() => onEvent(event));
+    if (onEvent) return this.#callBack(() => onEvent(event));
   }
 
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
-  #callBack(callback: () => unknown): void {
+  #callBack(callback: () => unknown): Promise<unknown> | undefined {
     try {
-      this.#watch(callback());
+      return this.#watch(callback());
     } catch (error) {
       this.#abort(error);
     }
   }
 
   /** What a callback returns may be anything; a promise that rejects is a callback that throws. */
-  #watch(returned: unknown): void {
-    if (returned instanceof Promise) returned.catch((error) => this.#abort(error));
+  #watch(returned: unknown): Promise<unknown> | undefined {
+    if (returned instanceof Promise) return returned.catch((error) => this.#abort(error));
   }
 
   #abort(error: unknown): void {
