@@ -619,9 +619,7 @@ async function runTalk(words: string[], prompt: Prompt, options: TalkOptions): P
   await output.close().catch((error) => code ||= reportError(error)); // it failed, and so did talk
   prompt.end();
   const { sent, echoed } = progress;
-  if (stdout.json) {
-    printJson({ event: "summary", sent_bytes: sent, echoed_bytes: echoed }, { keep: true });
-  }
+  if (stdout.json) printJsonSummary({ sent_bytes: sent, echoed_bytes: echoed });
   return code;
 }
 
@@ -765,9 +763,15 @@ function printEcho(echo: ProbeEcho, server: string): Promise<void> | undefined {
 /** Prints what a probe found: its counts, which `text` has for people, and its round trips. */
 function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
   const rtt = times.length > 0 && { rtt_ms: roundTrips(times) };
-  if (stdout.json) return void printJson({ event: "summary", ...counts, ...rtt }, { keep: true });
+  if (stdout.json) return printJsonSummary({ ...counts, ...rtt });
   const lines = counts.sent ? [text, ...formatRoundTrips(times)] : [];
   for (const line of lines) stdout.print(() => line, { keep: true });
+}
+
+/** Prints the summary as JSON. It is the last line: what was dropped is reported before it. */
+function printJsonSummary(summary: Record<string, unknown>): void {
+  stdout.warnDropped();
+  printJson({ event: "summary", ...summary }, { keep: true });
 }
 
 /** Round trips in ms as lines for people: their figures, then a histogram. */
@@ -1352,7 +1356,7 @@ class Output {
   #tick(): void {
     this.#silentTicks++;
     this.#makeRoom();
-    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
   #drop(): undefined {
@@ -1360,7 +1364,9 @@ class Output {
     this.#isRead = this.#silentTicks < STUCK_TICKS;
   }
 
-  #warnDropped(): void {
+  /** Warns of the lines that were dropped since the last warning, if there are any. */
+  warnDropped(): void {
+    if (this.#dropped === 0) return;
     const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
@@ -1377,7 +1383,7 @@ class Output {
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
-      this.#warnDropped();
+      this.warnDropped();
       return await this.flush();
     }
     const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));

@@ -1118,7 +1118,7 @@ class Output {
   #tick(): void {
     this.#silentTicks++;
     this.#makeRoom();
-    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
   #drop(): undefined {
@@ -1126,7 +1126,9 @@ class Output {
     this.#isRead = this.#silentTicks < STUCK_TICKS;
   }
 
-  #warnDropped(): void {
+  /** Warns of the lines that were dropped since the last warning, if there are any. */
+  warnDropped(): void {
+    if (this.#dropped === 0) return;
     const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
@@ -1143,7 +1145,7 @@ class Output {
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
-      this.#warnDropped();
+      this.warnDropped();
       return await this.flush();
     }
     const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));

@@ -1023,7 +1023,7 @@ async function runTalk(
     }
     return totals.lost === 0 ? 0 : 1;
   });
-  if (stdout.json) printJson({ event: "summary", ...totals }, { keep: true });
+  if (stdout.json) printJsonSummary(totals);
   return code;
 }
 
@@ -1197,9 +1197,15 @@ function printEcho(echo: ProbeEcho, server: string): Promise<void> | undefined {
 /** Prints what a probe found: its counts, which `text` has for people, and its round trips. */
 function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
   const rtt = times.length > 0 && { rtt_ms: roundTrips(times) };
-  if (stdout.json) return void printJson({ event: "summary", ...counts, ...rtt }, { keep: true });
+  if (stdout.json) return printJsonSummary({ ...counts, ...rtt });
   const lines = counts.sent ? [text, ...formatRoundTrips(times)] : [];
   for (const line of lines) stdout.print(() => line, { keep: true });
+}
+
+/** Prints the summary as JSON. It is the last line: what was dropped is reported before it. */
+function printJsonSummary(summary: Record<string, unknown>): void {
+  stdout.warnDropped();
+  printJson({ event: "summary", ...summary }, { keep: true });
 }
 
 /** Round trips in ms as lines for people: their figures, then a histogram. */
@@ -1730,7 +1736,7 @@ class Output {
   #tick(): void {
     this.#silentTicks++;
     this.#makeRoom();
-    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
   #drop(): undefined {
@@ -1738,7 +1744,9 @@ class Output {
     this.#isRead = this.#silentTicks < STUCK_TICKS;
   }
 
-  #warnDropped(): void {
+  /** Warns of the lines that were dropped since the last warning, if there are any. */
+  warnDropped(): void {
+    if (this.#dropped === 0) return;
     const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
@@ -1755,7 +1763,7 @@ class Output {
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
-      this.#warnDropped();
+      this.warnDropped();
       return await this.flush();
     }
     const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));

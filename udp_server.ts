@@ -1223,7 +1223,7 @@ class Output {
   #tick(): void {
     this.#silentTicks++;
     this.#makeRoom();
-    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
   #drop(): undefined {
@@ -1231,7 +1231,9 @@ class Output {
     this.#isRead = this.#silentTicks < STUCK_TICKS;
   }
 
-  #warnDropped(): void {
+  /** Warns of the lines that were dropped since the last warning, if there are any. */
+  warnDropped(): void {
+    if (this.#dropped === 0) return;
     const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
@@ -1248,7 +1250,7 @@ class Output {
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
-      this.#warnDropped();
+      this.warnDropped();
       return await this.flush();
     }
     const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
