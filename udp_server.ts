@@ -1134,12 +1134,12 @@ class Output {
   #isClosed = false;
 
   constructor(readonly name: "stdout" | "stderr") {
-    this.closed.promise.catch(() => {}); // who must know waits for it
+    this.closed.promise.catch(() => {}); // without a reader of it, that is no uncaught error
   }
 
   /**
-   * Prints a line. Where there is no room, one that is to `keep` is printed all the same; who
-   * `waits` gets a promise of the moment to print the next; other lines are dropped and counted.
+   * Prints a line. Where there is no room, a line to `keep` is printed all the same; a caller that
+   * `waits` gets a promise that resolves when there is room; other lines are dropped and counted.
    */
   print(
     line: () => string,
@@ -1246,7 +1246,7 @@ class Output {
     if (this.#isClosed) return;
     for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
-      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
+      silent = Math.min(silent + 1, this.#silentTicks); // in which it waited and no byte was taken
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
