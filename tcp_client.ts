@@ -623,9 +623,7 @@ async function runTalk(words: string[], prompt: Prompt, options: TalkOptions): P
   await output.close().catch((error) => code ||= reportError(error)); // it failed, and so did talk
   prompt.end();
   const { sent, echoed } = progress;
-  if (stdout.json) {
-    printJson({ event: "summary", sent_bytes: sent, echoed_bytes: echoed }, { keep: true });
-  }
+  if (stdout.json) printJsonSummary({ sent_bytes: sent, echoed_bytes: echoed });
   return code;
 }
 
@@ -769,9 +767,15 @@ function printEcho(echo: ProbeEcho, server: string): Promise<void> | undefined {
 /** Prints what a probe found: its counts, which `text` has for people, and its round trips. */
 function printSummary(text: string, counts: Record<string, number>, times: number[]): void {
   const rtt = times.length > 0 && { rtt_ms: roundTrips(times) };
-  if (stdout.json) return void printJson({ event: "summary", ...counts, ...rtt }, { keep: true });
+  if (stdout.json) return printJsonSummary({ ...counts, ...rtt });
   const lines = counts.sent ? [text, ...formatRoundTrips(times)] : [];
   for (const line of lines) stdout.print(() => line, { keep: true });
+}
+
+/** Prints the summary as JSON. It is the last line: what was dropped is reported before it. */
+function printJsonSummary(summary: Record<string, unknown>): void {
+  stdout.warnDropped();
+  printJson({ event: "summary", ...summary }, { keep: true });
 }
 
 /** Round trips in ms as lines for people: their figures, then a histogram. */
@@ -993,8 +997,8 @@ class LineAssembler {
 }
 
 /**
- * Sends small messages at once: else one may wait 40 ms for the ACK of the one before it. Looks now
- * and then whether the peer is still there: else one whose power failed is waited for for ever.
+ * Sends small messages at once: else one may wait 40 ms for the ACK of the one before it. Asks now
+ * and then whether the peer is still there: one whose power failed would keep its connection for ever.
  */
 function setSocketOptions(conn: Deno.TcpConn): void {
   for (const set of [() => conn.setNoDelay(), () => conn.setKeepAlive()]) {
@@ -1267,12 +1271,12 @@ class Output {
   #isClosed = false;
 
   constructor(readonly name: "stdout" | "stderr") {
-    this.closed.promise.catch(() => {}); // who must know waits for it
+    this.closed.promise.catch(() => {}); // without a reader of it, that is no uncaught error
   }
 
   /**
-   * Prints a line. Where there is no room, one that is to `keep` is printed all the same; who
-   * `waits` gets a promise of the moment to print the next; other lines are dropped and counted.
+   * Prints a line. Where there is no room, a line to `keep` is printed all the same; a caller that
+   * `waits` gets a promise that resolves when there is room; other lines are dropped and counted.
    */
   print(
     line: () => string,
@@ -1357,7 +1361,7 @@ class Output {
   #tick(): void {
     this.#silentTicks++;
     this.#makeRoom();
-    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
   #drop(): undefined {
@@ -1365,7 +1369,9 @@ class Output {
     this.#isRead = this.#silentTicks < STUCK_TICKS;
   }
 
-  #warnDropped(): void {
+  /** Warns of the lines that were dropped since the last warning, if there are any. */
+  warnDropped(): void {
+    if (this.#dropped === 0) return;
     const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
@@ -1378,11 +1384,11 @@ class Output {
     if (this.#isClosed) return;
     for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
-      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
+      silent = Math.min(silent + 1, this.#silentTicks); // in which it waited and no byte was taken
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
-      this.#warnDropped();
+      this.warnDropped();
       return await this.flush();
     }
     const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));

@@ -192,7 +192,7 @@ class Server {
     clearInterval(sweeper);
     if (this.#isAnswering) this.#totals.unanswered++; // its send still waits
     const seconds = secondsSince(this.#startedAt);
-    this.#report({ event: "shutdown", ...this.#totals, seconds });
+    await this.#report({ event: "shutdown", ...this.#totals, seconds });
     if (this.#failure) throw this.#failure.error;
   }
 
@@ -413,23 +413,24 @@ class Server {
     this.#warned.add(kind);
   }
 
-  #report(event: ServerEvent): void {
+  /** Reports an event; the promise is that of `onEvent`, if it returns one. */
+  #report(event: ServerEvent): Promise<unknown> | undefined {
     const { onEvent } = this.#options;
-    if (onEvent) this.#callBack(() => onEvent(event));
+    if (onEvent) return this.#callBack(() => onEvent(event));
   }
 
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
-  #callBack(callback: () => unknown): void {
+  #callBack(callback: () => unknown): Promise<unknown> | undefined {
     try {
-      this.#watch(callback());
+      return this.#watch(callback());
     } catch (error) {
       this.#abort(error);
     }
   }
 
   /** What a callback returns may be anything; a promise that rejects is a callback that throws. */
-  #watch(returned: unknown): void {
-    if (returned instanceof Promise) returned.catch((error) => this.#abort(error));
+  #watch(returned: unknown): Promise<unknown> | undefined {
+    if (returned instanceof Promise) return returned.catch((error) => this.#abort(error));
   }
 
   #abort(error: unknown): void {
@@ -1136,12 +1137,12 @@ class Output {
   #isClosed = false;
 
   constructor(readonly name: "stdout" | "stderr") {
-    this.closed.promise.catch(() => {}); // who must know waits for it
+    this.closed.promise.catch(() => {}); // without a reader of it, that is no uncaught error
   }
 
   /**
-   * Prints a line. Where there is no room, one that is to `keep` is printed all the same; who
-   * `waits` gets a promise of the moment to print the next; other lines are dropped and counted.
+   * Prints a line. Where there is no room, a line to `keep` is printed all the same; a caller that
+   * `waits` gets a promise that resolves when there is room; other lines are dropped and counted.
    */
   print(
     line: () => string,
@@ -1226,7 +1227,7 @@ class Output {
   #tick(): void {
     this.#silentTicks++;
     this.#makeRoom();
-    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.#warnDropped();
+    if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
   #drop(): undefined {
@@ -1234,7 +1235,9 @@ class Output {
     this.#isRead = this.#silentTicks < STUCK_TICKS;
   }
 
-  #warnDropped(): void {
+  /** Warns of the lines that were dropped since the last warning, if there are any. */
+  warnDropped(): void {
+    if (this.#dropped === 0) return;
     const how = this.#isRead ? "read too slowly" : "not read";
     const dropped = plural(this.#dropped, "line");
     this.#dropped = 0;
@@ -1247,11 +1250,11 @@ class Output {
     if (this.#isClosed) return;
     for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
-      silent = Math.min(silent + 1, this.#silentTicks); // ticks since both it waits and none was taken
+      silent = Math.min(silent + 1, this.#silentTicks); // in which it waited and no byte was taken
     }
     if (!this.#writing) {
       if (this.#dropped === 0) return;
-      this.#warnDropped();
+      this.warnDropped();
       return await this.flush();
     }
     const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));

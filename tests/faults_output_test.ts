@@ -506,6 +506,21 @@ test("nobody reads: what is lost at the end is counted to the line", "", async (
   assertEquals(printed + Number(lost), 2_500 + 1); // and the summary
 });
 
+test("nobody reads for a while: a client's summary is its last line", "", async () => {
+  await using server = serve({ port: 0 });
+  await using client = spawn("tcp_client.ts", ["--port", `${server.addr.port}`, "--json"]);
+  await client.write(encode("one\n".repeat(30_000))); // 2.5 MB of lines, of which 1 MiB may wait
+  await client.end();
+  const warnings = await client.stderr.until("dropped\n");
+  const { code, stdout, stderr } = await client.finish(); // which reads
+  const events = eventsOf(stdout);
+  const dropped = [...(warnings + stderr).matchAll(/: (\d+) lines? dropped$/gm)]
+    .reduce((sum, [, count]) => sum + Number(count), 0);
+  assertGreater(dropped, 0);
+  const printed = events.filter(({ event }) => event === "echo").length;
+  assertEquals([code, printed + dropped, events.at(-1)!.event], [0, 30_000, "summary"]);
+});
+
 test("a stdout that does not block: each byte is written once", NEEDS.python, async (t) => {
   const via = ["python3", "-c", NONBLOCKING];
   await t.step("what a client echoes", async () => {

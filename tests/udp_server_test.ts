@@ -853,8 +853,7 @@ Deno.test(
             throw thrown;
           };
           const [error, closed] = await outcome({ onEvent });
-          // The promise of the last event is not waited for: that it rejects is too late.
-          if (!(async && name === "shutdown")) assertEquals(error, thrown);
+          assertEquals(error, thrown);
           assert(closed);
         });
       }
