@@ -209,7 +209,7 @@ class Conversation {
     await this.#conn.closeWrite().catch((error) => this.#sendFailure ??= error);
   }
 
-  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). Returns if it could. */
+  /** Sends all of `bytes`: one write may take only a part of them (UNP 3.9). Returns whether it could. */
   async #writeAll(bytes: Uint8Array): Promise<boolean> {
     const { onTrace } = this.#options;
     this.#sent += bytes.length;

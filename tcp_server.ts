@@ -26,7 +26,7 @@ const BUFFER_BYTES = 4_097; // per connection: 10,000 idle ones fit in 150 MiB; 
 const LARGE_BUFFER_BYTES = 65_536; // for a connection whose traffic fills the small one
 const MAX_BULK = 64; // connections that wait with a large buffer; the others wait with a small one
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
-const LINES_AT_ONCE = 256; // of one connection are taken before it echoes them
+const LINES_AT_ONCE = 256; // are taken of one connection before they are echoed
 const LETTERS_AT_ONCE = 16_384; // the same for long lines, as these take longer to print
 const LINES_TURN_MS = 5; // lines are taken for this long before other sockets are polled
 const BULK_TURN_MS = 50; // the same for large reads: one of hundreds of bulk clients would starve
@@ -251,7 +251,7 @@ class Server {
 
   // ---- Lines ----
 
-  /** Prints the next lines, not too many at once. Returns where they end, and if in a stop word. */
+  /** Prints the next lines, not too many at once. Returns where they end, and whether in a stop word. */
   #takeLines(connection: Connection, received: Uint8Array, from: number): Taken {
     let end = from;
     for (let lines = 0, letters = 0; lines < LINES_AT_ONCE && letters < LETTERS_AT_ONCE; lines++) {
@@ -427,7 +427,7 @@ class Connection {
   isAwaited = false; // its client is waited for: to send, or to take what it is owed
   isWriting = false;
   isClosed = false;
-  silentSweeps = 0; // in which it was waited for and no byte moved
+  silentSweeps = 0; // since a byte moved, while the server waited for the client
   printing: Promise<unknown> | undefined; // while its lines wait for room in the output
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close

@@ -28,12 +28,12 @@ const MAX_SESSIONS = 10_000; // peers that are remembered
 const MAX_HOSTS = 4_096; // that Deno is asked about: it keeps each answer for ever
 const LOOP_ROUNDS = 65_537; // datagrams of which one is remembered: a prime, so no rhythm fits it
 const MAX_DOUBLED = 1_000; // times that the same datagram is doubled, or a loop would swell
-const MAX_DIFFERENT = 4_096; // datagrams of which is known how often each was doubled
+const MAX_DIFFERENT = 4_096; // datagrams are remembered, with how often each was doubled
 const MAX_HELD_BYTES = 16_777_216; // of replies, until they are sent
 const COPY_BYTES = 1_200; // that each copy of a reply takes beside its datagram, measured
 const SWEEP_MS = 100; // between two looks at whether the end has come
 const LINGER_SWEEPS = 20; // 2 s after the last stop word, with --once: its echo may be lost
-const GRACE_MS = 4_800; // for what is being sent, then comes the last sweep: within 5 s
+const GRACE_MS = 4_800; // for what is being sent: with one more sweep that is less than 5 s
 const REPORT_MS = 500; // into a shutdown it reports what it waits for
 const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
 
