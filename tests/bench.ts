@@ -613,7 +613,7 @@ const GROWTHS: [what: string, most: number, ...Parameters<typeof measureGrowth>]
   ["a client that never reads", MAX_GROWTH_MIB, PRINTING, "tcp", neverRead],
   ...[
     ours("udp"),
-    ours("udp", ["--delay", "50"], { net: WIDE }),
+    ours("udp", ["--delay", "1"], { net: WIDE }),
     ours("udp", ["--rate", "100", "--json"], { net: WIDE }),
     ours("udp", ["--quiet"], { net: [...WIDE, "--deny-net=127.250.0.0/16"] }),
   ].map((contender): [string, number, Contender, Transport, typeof sendFromMany] => {
