@@ -536,7 +536,7 @@ Deno.test("a callback that fails ends the server in order, with its error", LIMI
         }
         if (name === "shutdown") server.shutdown().catch(() => {});
         assertEquals(await ended, failure);
-        assert(await refuses(port), "it still listens");
+        while (!await refuses(port)); // the system may close it a moment later
         await conn?.read(new Uint8Array(9)).catch(() => {}); // closed, whatever came
         conn?.close();
       });
