@@ -90,7 +90,8 @@ for (const path of DOCS) {
 // ---- Options ----
 
 /** Of npx, a firewall, nping, sudo, unshare and docker. */
-const OPTIONS_OF_OTHERS = " --yes --prefer-offline --add-port --udp --source-port --user --net" +
+const OPTIONS_OF_OTHERS =
+  " --quick --yes --prefer-offline --add-port --udp --source-port --user --net" +
   " --map-root-user --network";
 
 Deno.test("README.md, the options that matter: each script has those of its rows", () => {
