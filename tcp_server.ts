@@ -53,11 +53,8 @@ export function serve(options: ServeOptions = {}): EchoServer {
     // Step 1: create a TCP socket. Step 2: attach it to an address and a port. Step 3: listen for
     // connection requests. In Deno these three are one call.
     listener = Deno.listen({ transport: "tcp", hostname, port, reusePort });
-  } catch (error) {
-    // The system says "address already in use", where it was to find one that is not.
-    const isFull = port === 0 && error instanceof Deno.errors.AddrInUse;
-    const cause = isFull ? new Deno.errors.AddrInUse("no local port is free") : error;
-    throw cannot(`listen on ${formatAddress({ hostname, port })}`, cause);
+  } catch (cause) {
+    throw cannot(`listen on ${formatAddress({ hostname, port })}`, bindFailure(port, cause));
   }
   try {
     onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) });
@@ -656,6 +653,12 @@ function toListenPort(text: string): number {
   throw new UsageError(
     `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
   );
+}
+
+/** Why a port cannot be bound: the system says "address already in use" where none is free, too. */
+function bindFailure(port: number, cause: unknown): unknown {
+  const isFull = port === 0 && cause instanceof Deno.errors.AddrInUse;
+  return isFull ? new Deno.errors.AddrInUse("no local port is free", { cause }) : cause;
 }
 
 /** Prints an event, for people or as JSON. Who `waits` gets a promise where there is no room. */

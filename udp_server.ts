@@ -54,9 +54,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     // both. Steps 3 and 4, listen and accept, are TCP's.
     socket = Deno.listenDatagram({ transport: "udp", hostname, port });
   } catch (cause) {
-    const isFull = port === 0 && cause instanceof Deno.errors.AddrInUse;
-    const why = isFull ? new Error("no local port is free", { cause }) : cause;
-    throw cannot(`receive on ${formatAddress({ hostname, port })}`, why);
+    throw cannot(`receive on ${formatAddress({ hostname, port })}`, bindFailure(port, cause));
   }
   try {
     const addr = socket.addr as Deno.NetAddr;
@@ -818,6 +816,12 @@ function toListenPort(text: string): number {
   throw new UsageError(
     `--port ${port} may be reserved for an existing service, as all below 1024 may; use 1024 to 65535, or 0 for any free port`,
   );
+}
+
+/** Why a port cannot be bound: the system says "address already in use" where none is free, too. */
+function bindFailure(port: number, cause: unknown): unknown {
+  const isFull = port === 0 && cause instanceof Deno.errors.AddrInUse;
+  return isFull ? new Deno.errors.AddrInUse("no local port is free", { cause }) : cause;
 }
 
 /** Prints an event, for people or as JSON. Who `waits` gets a promise where there is no room. */

@@ -477,7 +477,7 @@ async function measureConnects(): Promise<string[][]> {
 }
 
 /**
- * Connections that do nothing, once each has said so many bytes: the server's memory, in MiB, and how
+ * Connections that do nothing, once each has sent so many bytes: the server's memory, in MiB, and how
  * many of them still echo.
  */
 async function measureIdle(

@@ -1,6 +1,6 @@
 /**
  * The three defaults: the host, the port and the stop words. Where one is changed in a script and
- * not in all of them, or not in what is said of it, this test says so by name, before any other.
+ * not in all of them, or not in what is said of it, this test fails first, and names it.
  * Other tests take them from the scripts, as `DEFAULTS`.
  *
  * @module

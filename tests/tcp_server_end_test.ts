@@ -163,7 +163,7 @@ Deno.test("a signal ends it in order: all is echoed, totals, exit 0", LIMIT, asy
         silent.close();
         talker.close();
         const { code, stdout, stderr } = await server.finish();
-        // On a busy machine the end takes longer than half a second, and the server says so.
+        // On a busy machine the end takes longer than half a second, which the server reports.
         assertMatch(
           stderr,
           /^(tcp_server: waiting for \d connections? to end, 4\.5 s at most\n)?$/,

@@ -936,7 +936,7 @@ Deno.test("no listener is left on the caller's signal", LIMIT, async () => {
   assertEquals(counts, { addEventListener: 3, removeEventListener: 3 });
 });
 
-Deno.test("no local port is free: it says so", LIMIT, () => {
+Deno.test("no local port is free: the error names that", LIMIT, () => {
   const real = Deno.listenDatagram;
   const deno = Deno as { listenDatagram: unknown };
   deno.listenDatagram = () => {
