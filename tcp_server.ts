@@ -24,6 +24,7 @@ const STOP_WORDS = ["stop", "exit"]; // a sentence that is one of these closes i
 
 const BUFFER_BYTES = 2_048; // per connection: 10,000 idle ones fit in 150 MiB
 const LARGE_BUFFER_BYTES = 65_536; // for a connection whose traffic fills the small one
+const FULL_READS = 3; // in a row, and a connection reads into a large buffer
 const MAX_BULK = 64; // connections that wait with a large buffer; the others wait with a small one
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
 const LINES_AT_ONCE = 256; // are taken of one connection before they are echoed
@@ -176,14 +177,16 @@ class Server {
   }
 
   /**
-   * A read that filled its buffer is followed by one into a large buffer; so are large reads, but
-   * of a few connections only, as each of these may fall silent with its large buffer in use.
+   * Three reads in a row that filled their buffers are followed by one into a large buffer; so are
+   * large reads, but of a few connections only, as each of these may fall silent with its large
+   * buffer in use.
    */
   #needsLargeBuffer(connection: Connection, size: number, buffer: Uint8Array): boolean {
     const bulk = this.#bulk;
     if (size < LARGE_BUFFER_BYTES / 4) bulk.delete(connection);
     else if (bulk.size < MAX_BULK) bulk.add(connection);
-    return size === buffer.length || bulk.size > 0 && bulk.has(connection);
+    connection.fullReads = size === buffer.length ? connection.fullReads + 1 : 0;
+    return connection.fullReads >= FULL_READS || bulk.size > 0 && bulk.has(connection);
   }
 
   /** Step 6, its first half: the client reads every echo, then the end of the stream (UNP 6.6). */
@@ -421,6 +424,7 @@ class Connection {
   readonly lines = new LineAssembler();
   messages = 0;
   bytes = 0; // received
+  fullReads = 0; // in a row: they filled their buffers
   isAwaited = false; // its client is waited for: to send, or to take what it is owed
   isWriting = false;
   isClosed = false;
