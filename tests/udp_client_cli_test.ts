@@ -80,7 +80,7 @@ Deno.test("a pipe: stdout is what was sent, byte for byte", LIMIT, async (t) => 
   for (const [name, stdin] of rows) {
     await t.step(name, async () => {
       const { code, bytes, stderr } = await runScript("udp_client.ts", to(server), { stdin });
-      assertEquals([code, stderr], [0, ""]);
+      assertEquals([code, withoutRetries(stderr)], [0, ""]);
       assertSameBytes(bytes, stdin);
     });
   }
@@ -100,6 +100,13 @@ Deno.test("a sentence that is too long is refused before its end comes", LIMIT, 
   assertMatch(stderr, /^udp_client: a sentence of 65509 bytes or more is refused: /);
   assertEquals([code, server.count], [1, 0]);
 });
+
+/** What a client reports but for second tries: between 200 sentences, a busy machine may pause. */
+function withoutRetries(stderr: string): string {
+  return stderr
+    .replace(/^udp_client: no answer from \S+ yet; trying again\n/gm, "")
+    .replace(/^udp_client: \d+ datagrams? of the server ignored: nothing waited for .*\n/m, "");
+}
 
 function noNewline(byte: number): number {
   return byte === 10 ? 11 : byte;
