@@ -41,16 +41,22 @@ const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
 export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   checkBounds(options, BOUNDS);
   // Step 1a: get IP address and port number of the server. A name may have several addresses.
-  const { hostname = HOSTNAME, port = PORT } = options;
-  const addresses = await resolveInTime(hostname, options.timeoutSeconds);
-  requirePermission(addresses, port);
+  const { hostname = HOSTNAME, port = PORT, timeoutSeconds = TIMEOUT_SECONDS } = options;
+  const found = await within(timeoutSeconds * 1000, resolve(hostname));
+  if (!found) {
+    const what = `find the address of ${quote(hostname)}`;
+    throw new Error(`cannot ${what}: no answer within ${timeoutSeconds} s`);
+  }
+  const servers = found.map((hostname) => ({ hostname, port }));
+  const needed = servers.flatMap((server) => [localAddress(server), server]).map(formatAddress);
+  requireNet(...new Set(needed));
   if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
-  return new EchoSocket(addresses.map((hostname) => ({ hostname, port })), options);
+  return new EchoSocket(servers, options);
 }
 
-/** A socket on any free port, from which the server can be reached. @throws Error */
+/** Creates a socket from which the server can be reached. @throws Error that names the address */
 function createSocket(server: Address): Deno.DatagramConn {
-  const local = { hostname: localHost(server.hostname), port: 0 };
+  const local = localAddress(server);
   try {
     // Step 1b: create a UDP socket. Step 1c, the connection request, is TCP's: UDP just sends.
     return Deno.listenDatagram({ transport: "udp", ...local });
@@ -59,6 +65,12 @@ function createSocket(server: Address): Deno.DatagramConn {
     if (!(cause instanceof Deno.errors.AddrInUse)) throw cannot(what, cause);
     throw new Error(`cannot ${what}: no local port is free`, { cause });
   }
+}
+
+/** Where to bind for a server: any free port, of this machine only if the server is here. */
+function localAddress({ hostname }: Address): Address {
+  if (hostname.includes(":")) return { hostname: hostname === "::1" ? "::1" : "::", port: 0 };
+  return { hostname: hostname.startsWith("127.") ? "127.0.0.1" : "0.0.0.0", port: 0 };
 }
 
 /** A UDP socket for one server. What others send to it is counted, not believed. */
@@ -73,29 +85,23 @@ export class EchoSocket {
   readonly #closing = new AbortController();
   readonly #others: Address[]; // of the server's name, to be tried where this one never answers
   #address!: Address;
-  #server!: string;
   #socket!: Deno.DatagramConn;
   #isAnswered = false; // whether anything ever came from this address
   #listener: DatagramListener | undefined;
   #sends = 0; // that the system has not taken yet
-  #failure: { error: unknown } | undefined; // what a callback threw while nobody listened
 
   /** See {@linkcode open}, which makes one. */
   constructor(addresses: Address[], { timeoutSeconds, onTrace }: OpenOptions) {
     this.timer = new RetransmissionTimer((timeoutSeconds ?? TIMEOUT_SECONDS) * 1000);
     this.#others = [...addresses];
-    this.#onTrace = onTrace;
-    try {
-      this.#turnToNext();
-    } catch (error) {
-      this.#socket?.close(); // a callback threw: nothing stays open
-      throw error;
-    }
+    this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
+    this.#turnToNext();
   }
 
   /** The address of the server, as its datagrams have it. */
   get server(): string {
-    return this.#server;
+    const { hostname, port } = this.#address;
+    return formatAddress({ hostname: withoutZone(hostname), port });
   }
 
   /** The socket's own address. */
@@ -108,7 +114,7 @@ export class EchoSocket {
     return this.#address.hostname.includes(":") ? MAX_IPV6_BYTES : MAX_IPV4_BYTES;
   }
 
-  /** Aborts when the socket is closed. */
+  /** Aborts when the socket is closed, with the reason. */
   get closed(): AbortSignal {
     return this.#closing.signal;
   }
@@ -133,7 +139,6 @@ export class EchoSocket {
     if (this.#socket) this.#closeSocket();
     this.#socket = socket;
     this.#address = address;
-    this.#server = formatAddress({ ...address, hostname: withoutZone(address.hostname) });
     this.#onTrace?.({ step: "1b", call: "listenDatagram()", note: formatAddress(this.addr) });
     this.#receiveDatagrams(socket);
   }
@@ -154,30 +159,21 @@ export class EchoSocket {
 
   /** Step 1c.i: receives a datagram. */
   #take(bytes: Uint8Array, peer: string): void {
-    try {
-      this.#onTrace?.({ step: "i", call: `receive() = ${bytes.length}`, peer, bytes });
-      if (peer !== this.#server) {
-        this.ignored.strangers++;
-        this.stranger ||= peer;
-        return;
-      }
-      this.#isAnswered = true;
-      if (!this.#listener?.take(bytes)) this.ignored.unmatched++;
-    } catch (error) {
-      this.#fail(error);
+    this.#onTrace?.({ step: "i", call: `receive() = ${bytes.length}`, peer, bytes });
+    if (peer !== this.server) {
+      this.ignored.strangers++;
+      this.stranger ||= peer;
+      return;
     }
+    this.#isAnswered = true;
+    if (!this.#callBack(() => this.#listener?.take(bytes))) this.ignored.unmatched++;
   }
 
   /** Step 1c.i: sends one datagram. @throws Error that names the address, and keeps its cause */
   async send(bytes: Uint8Array): Promise<void> {
     const what = `send to ${formatAddress(this.#address)}`;
     if (this.#sends === MAX_SENDS) throw cannot(what, new Error("the network takes nothing"));
-    try {
-      this.#onTrace?.({ step: "i", call: `send(${bytes.length})`, peer: this.#server, bytes });
-    } catch (error) {
-      this.#fail(error);
-      throw error;
-    }
+    this.#onTrace?.({ step: "i", call: `send(${bytes.length})`, peer: this.server, bytes });
     this.#sends++;
     try {
       await this.#socket.send(bytes, { transport: "udp", ...this.#address });
@@ -191,8 +187,7 @@ export class EchoSocket {
   /** Gives the datagrams of the server to `listener`, until `release`. @throws Error if it cannot */
   listen(listener: DatagramListener): void {
     this.closed.throwIfAborted();
-    if (this.#failure) throw this.#failure.error;
-    if (this.#listener) throw new Error(`one request at a time: ${this.#server} is being asked`);
+    if (this.#listener) throw new Error(`one request at a time: ${this.server} is being asked`);
     this.#listener = listener;
     this.stranger = "";
   }
@@ -202,17 +197,21 @@ export class EchoSocket {
     this.#listener = undefined;
   }
 
-  /** Ends what waits, as a callback threw. */
-  #fail(error: unknown): void {
-    if (this.#listener) this.#listener.fail(error);
-    else this.#failure ??= { error };
+  /** Calls the caller. What that throws closes the socket, and is the reason why it is closed. */
+  #callBack<Result>(callback: () => Result): Result {
+    try {
+      return callback();
+    } catch (error) {
+      this.close(error);
+      throw error;
+    }
   }
 
   /** Step 1c.ii: closes the socket, as no more communication is intended, and ends what waits. */
-  close(): void {
+  close(reason: unknown = new Error(`the socket to ${this.server} was closed`)): void {
     if (this.closed.aborted) return;
-    this.#closing.abort(new Error(`the socket to ${this.#server} was closed`));
-    this.#listener?.fail(this.closed.reason);
+    this.#closing.abort(reason);
+    this.#listener?.fail(reason);
     this.#closeSocket();
   }
 
@@ -403,37 +402,6 @@ const MACOS_HINT = "; sudo sysctl net.inet.udp.maxdgram=65507 allows it";
 /** Whether a send failed for good, as what it was given is longer than a datagram. */
 function isTooLong(cause: unknown): boolean {
   return (cause as { code?: string } | undefined)?.code === "EMSGSIZE";
-}
-
-/** The addresses of a host. @throws Error where they are not found in time */
-async function resolveInTime(
-  hostname: string,
-  timeoutSeconds: number = TIMEOUT_SECONDS,
-): Promise<string[]> {
-  const addresses = await within(timeoutSeconds * 1000, resolve(hostname));
-  if (addresses) return addresses;
-  throw new Error(
-    `cannot find the address of ${quote(hostname)}: no answer within ${timeoutSeconds} s`,
-  );
-}
-
-/** Where to bind for a server: on this machine only, if it is here. */
-function localHost(server: string): string {
-  if (server.includes(":")) return server === "::1" ? server : "::";
-  return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
-}
-
-/** Asks for any port of the client's own, and the server's. @throws NotCapable that names the flag */
-function requirePermission(servers: string[], port: number): void {
-  const needed = servers.flatMap((server) => [
-    `${toPermission(localHost(server))}:0`,
-    `${toPermission(server)}:${port}`,
-  ]);
-  try {
-    requireNet(...new Set(needed));
-  } catch (error) {
-    throw new Deno.errors.NotCapable((error as Error).message);
-  }
 }
 
 /**
@@ -783,7 +751,7 @@ type Address = { hostname: string; port: number };
 export type DatagramListener = {
   /** Called with each datagram, a view that is valid during the call; returns if it was waited for. */
   take(bytes: Uint8Array): boolean;
-  /** Called when the socket is closed, or with what a callback threw. */
+  /** Called when the socket is closed, with the reason: it may be what a callback threw. */
   fail(error: unknown): void;
 };
 
@@ -795,7 +763,7 @@ export type OpenOptions = {
   port?: number;
   /** Seconds, 0.001 to 3600, for the name look-up, and for the first echo; default 1. */
   timeoutSeconds?: number | undefined;
-  /** Called at each socket call. What it throws ends what the socket does at the moment. */
+  /** Called at each socket call. What it throws closes the socket, and ends what waits for it. */
   onTrace?: ((call: TraceCall) => void) | undefined;
 };
 
@@ -978,7 +946,6 @@ async function withSocket(
       if (unmatched > 0) warn(`${plural(unmatched, "datagram")} of the server ignored: ${why}`);
     }
   } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) throw error; // nothing was tried: no summary
     return reportError(error);
   }
 }
@@ -1379,11 +1346,6 @@ function toCanonical(address: string): string {
   const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(host) ?? []; // IPv4, in IPv6
   if (!high || !low) return host + zone;
   return URL.parse(`http://${parseInt(high, 16) * 65_536 + parseInt(low, 16)}`)!.hostname;
-}
-
-/** A host as a permission names it: an IPv6 address in brackets. */
-function toPermission(hostname: string): string {
-  return hostname.includes(":") ? `[${hostname}]` : hostname;
 }
 
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */

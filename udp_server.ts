@@ -486,6 +486,11 @@ function isLinkLocal(hostname: string): boolean {
   return /^fe[89ab].:/.test(hostname);
 }
 
+/** A host as a permission names it: an IPv6 address in brackets. */
+function toPermission(hostname: string): string {
+  return hostname.includes(":") ? `[${hostname}]` : hostname;
+}
+
 /** Whether all of net is allowed, and no part of it denied. */
 function isAllAllowed(): boolean {
   const { state, partial } = Deno.permissions.querySync({ name: "net" });
@@ -873,11 +878,6 @@ function toCanonical(address: string): string {
   const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(host) ?? []; // IPv4, in IPv6
   if (!high || !low) return host + zone;
   return URL.parse(`http://${parseInt(high, 16) * 65_536 + parseInt(low, 16)}`)!.hostname;
-}
-
-/** A host as a permission names it: an IPv6 address in brackets. */
-function toPermission(hostname: string): string {
-  return hostname.includes(":") ? `[${hostname}]` : hostname;
 }
 
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */
