@@ -271,9 +271,8 @@ async function sendUntilEchoed(
   options: RequestOptions & { echoed: PromiseWithResolvers<true> },
 ): Promise<{ tries: number; ms: number }> {
   const { retries = RETRIES, echo = true, onRetry, echoed } = options;
-  const { timer } = socket;
-  const { unmatched } = socket.ignored;
-  const tally: Tally = { startedAt: performance.now(), unmatched, tries: 0, sent: 0, refused: 0 };
+  const { timer, ignored: { unmatched } } = socket;
+  const tally: Tally = { startedAt: performance.now(), unmatched, tries: 0, sent: 0 };
   let sentAt = NaN; // ms
   let isSending = false;
   async function send(): Promise<void> {
@@ -284,9 +283,8 @@ async function sendUntilEchoed(
       tally.sent++;
       if (!echo) echoed.resolve(true);
     } catch (error) {
-      tally.refused++;
-      tally.failure = error;
-      if (isTooLong((error as Error).cause)) echoed.reject(error);
+      tally.failure = error as Error;
+      if (isTooLong(tally.failure.cause)) echoed.reject(error);
     }
     isSending = false;
   }
@@ -356,10 +354,8 @@ export class RetransmissionTimer {
 
 /** No echo came, however often the datagram was sent. Its cause is why a send failed, if one did. */
 export class NoAnswerError extends Error {
-  /** Whether the system refused to send every try. */
+  /** Whether no try was sent, as the system refused it. */
   isRefused = false;
-  /** Answers with other bytes. */
-  others = 0;
 }
 
 /** What became of the tries of a datagram. */
@@ -368,33 +364,34 @@ type Tally = {
   unmatched: number; // answers before it that matched nothing
   tries: number;
   sent: number; // of the tries
-  refused: number; // of the tries, by the system
-  failure?: unknown; // of the last send that was refused
+  failure?: Error; // of the last send that was refused
 };
 
 /** What is known of a datagram while its echo does not come. */
 function soFar({ server, ignored }: EchoSocket, { unmatched, failure }: Tally): string {
-  if (failure) return (failure as Error).message;
+  if (failure) return failure.message;
   return `no ${ignored.unmatched > unmatched ? "echo" : "answer"} from ${server} yet`;
 }
 
 /** What is known of a datagram whose echo did not come, though other answers may have. */
 function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
-  const { startedAt, tries, sent, refused, failure } = tally;
-  const cause = failure as Error | undefined;
-  const isRefused = refused === tries;
-  const others = socket.ignored.unmatched - tally.unmatched;
+  const { startedAt, unmatched, tries, sent, failure } = tally;
+  if (failure && sent === 0) {
+    return Object.assign(new NoAnswerError(failure.message, { cause: failure }), {
+      isRefused: true,
+    });
+  }
+  const { server, stranger, ignored } = socket;
   const seconds = Number(((performance.now() - startedAt) / 1000).toPrecision(2));
-  const count = `${tries} ${tries === 1 ? "try" : "tries"} in ${seconds} s`;
-  const reason = cause ? reasonOf(cause.cause ?? cause) : "the network took nothing";
+  const count = `from ${server} after ${tries} ${tries === 1 ? "try" : "tries"} in ${seconds} s`;
+  const others = ignored.unmatched - unmatched;
+  const reason = failure ? reasonOf(failure.cause ?? failure) : "the network took nothing";
   const unsent = sent < tries ? `; ${tries - sent} not sent: ${reason}` : "";
-  const stranger = socket.stranger && `, but ${socket.stranger} answered`;
-  const text = isRefused
-    ? cause!.message
-    : others > 0
-    ? `no echo from ${socket.server} after ${count}: ${plural(others, "answer")} had other bytes`
-    : `no answer from ${socket.server} after ${count}${stranger}${unsent}`;
-  return Object.assign(new NoAnswerError(text, { cause }), { isRefused, others });
+  const who = stranger && `, but ${stranger} answered`;
+  const text = others > 0
+    ? `no echo ${count}: ${plural(others, "answer")} had other bytes`
+    : `no answer ${count}${who}${unsent}`;
+  return new NoAnswerError(text, { cause: failure });
 }
 
 const MACOS_HINT = "; sudo sysctl net.inet.udp.maxdgram=65507 allows it";
@@ -419,10 +416,10 @@ export async function converse(
   options: ConverseOptions = {},
 ): Promise<ConversationTotals> {
   checkBounds(options, BOUNDS);
-  const { echo = true, onReady } = options;
+  const { echo = true, onReady, onLost } = options;
   const stopWords = toStopWords("stopWords", options.stopWords ?? STOP_WORDS);
   const { totals = { sent: 0, echoed: 0, lost: 0 } } = options;
-  const losses = new Losses(totals, options);
+  let firstLoss: NoAnswerError | undefined; // while nobody ever answered
   const reader = ReadableStream.from(linesOf(input, socket.mostBytes)).getReader();
   const writer = output.getWriter();
   const stopReading = (): void => void reader.cancel().catch(() => {});
@@ -432,8 +429,19 @@ export async function converse(
     for (let line; (line = (await reader.read()).value);) {
       const sentence = withoutLineEnd(line);
       totals.sent++;
-      const isAnswered = await losses.count(request(socket, sentence, options));
-      if (echo && isAnswered) {
+      const loss = await lossOf(request(socket, sentence, options));
+      if (loss) {
+        totals.lost++;
+        const isFirst = totals.sent === 1; // whose loss may mean that nobody is there
+        onLost?.(isFirst ? loss.message : `sentence ${totals.sent} is lost: ${loss.message}`);
+        if (isFirst) firstLoss = loss;
+        if (isFirst && loss.isRefused) throw loss;
+      } else if (firstLoss) {
+        const which = totals.lost === 1 ? "sentence 1 is" : `sentences 1 to ${totals.lost} are`;
+        onLost?.(`${which} lost: ${firstLoss.message}`);
+        firstLoss = undefined;
+      }
+      if (echo && !loss) {
         totals.echoed++;
         await writer.write(line);
       }
@@ -449,43 +457,17 @@ export async function converse(
     stopReading();
     writer.releaseLock();
   }
-  if (losses.first) throw losses.first;
+  if (firstLoss) throw firstLoss;
   return totals;
 }
 
-/** The sentences of a conversation that are lost. */
-class Losses {
-  /** Why the first was lost, until a sentence is answered: nobody may be there. */
-  first: NoAnswerError | undefined;
-  readonly #totals: ConversationTotals;
-  readonly #onLost: (text: string) => void;
-
-  constructor(totals: ConversationTotals, { onLost = () => {} }: ConverseOptions) {
-    this.#totals = totals;
-    this.#onLost = onLost;
-  }
-
-  /** Counts a sentence as lost if nothing answers its request. Returns whether it was answered. */
-  async count(request: Promise<unknown>): Promise<boolean> {
-    const totals = this.#totals;
-    try {
-      await request;
-    } catch (error) {
-      if (!(error instanceof NoAnswerError)) throw error;
-      const { sent } = totals;
-      const isNobodyThere = totals.lost++ === sent - 1;
-      const isFirst = isNobodyThere && !this.first;
-      this.#onLost(isFirst ? error.message : `sentence ${sent} is lost: ${error.message}`);
-      if (isFirst) this.first = error;
-      if (error.isRefused && sent === 1) throw error;
-      return false;
-    }
-    if (this.first) {
-      const which = totals.lost === 1 ? "sentence 1 is" : `sentences 1 to ${totals.lost} are`;
-      this.#onLost(`${which} lost: ${this.first.message}`);
-      this.first = undefined;
-    }
-    return true;
+/** Why a sentence is lost; undefined if it is answered. */
+async function lossOf(request: Promise<unknown>): Promise<NoAnswerError | undefined> {
+  try {
+    await request;
+  } catch (error) {
+    if (error instanceof NoAnswerError) return error;
+    throw error;
   }
 }
 
@@ -984,7 +966,6 @@ async function runTalk(
       });
     } catch (error) {
       if (!(error instanceof NoAnswerError)) throw error; // that one was reported as a loss
-      socket.ignored.unmatched -= error.others; // and these with it
     } finally {
       prompt.end();
     }
