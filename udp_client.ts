@@ -519,37 +519,36 @@ const MAX_LINGER_MS = 1_000; // at most
 export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Promise<ProbeBook> {
   const book = new ProbeBook(options);
   const { count = 4, intervalSeconds = 1, signal, onEcho, onProgress } = options;
-  const waiter = new Waiter();
-  let printing: Promise<void> | undefined; // while the lines of echoes wait for room
+  const waiter = new Waiter(socket.closed);
+  const wake = (): void => waiter.wake();
+  let printing: Promise<unknown> | undefined; // while the lines of echoes wait for room
   socket.listen({
     take(bytes): boolean {
       const echo = book.take(bytes);
       const reported = echo && onEcho?.(echo);
-      if (reported instanceof Promise) printing = reported.catch((error) => waiter.fail(error));
+      if (reported instanceof Promise) printing = reported.catch((error) => socket.close(error));
       onProgress?.(book);
-      waiter.wake();
+      wake();
       return true;
     },
-    fail: (error) => waiter.fail(error),
+    fail: wake,
   });
-  const wake = (): void => waiter.wake();
   signal?.addEventListener("abort", wake);
-  const isEnded = (): boolean => signal?.aborted ?? false;
   try {
     let due = performance.now();
-    for (let seq = 1; seq <= count && !isEnded(); seq++) {
+    for (let seq = 1; seq <= count && !signal?.aborted; seq++) {
       book.send(seq, socket);
       onProgress?.(book);
       if (seq === count) break;
-      due = Math.max(due + intervalSeconds * 1000, performance.now()); // late ones go in no burst
-      if (intervalSeconds > 0) await waiter.until(() => due, isEnded);
-      else await waiter.until(() => due + FLOOD_MS, () => isEnded() || book.isBack(seq));
+      const isFlood = intervalSeconds === 0;
+      const now = performance.now(); // later than due, late probes go out in no burst
+      due = isFlood ? now + FLOOD_MS : Math.max(due + intervalSeconds * 1000, now);
+      await waiter.until(() => signal?.aborted || isFlood && book.isBack(seq) ? 0 : due);
       await printing;
-      printing = undefined;
     }
     await waitForLast(book, waiter);
     await printing;
-    waiter.throwIfFailed();
+    socket.closed.throwIfAborted();
   } finally {
     signal?.removeEventListener("abort", wake);
     socket.release();
@@ -559,47 +558,35 @@ export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Pro
 
 /** Waits until all probes are back or their time is over, then a moment for copies of the last. */
 async function waitForLast(book: ProbeBook, waiter: Waiter): Promise<void> {
-  const lastIsDue = (): number => book.lastSentAt + book.patienceMs;
-  const isComplete = (): boolean => book.isComplete;
   do {
-    await waiter.until(lastIsDue, isComplete);
+    await waiter.until(() => book.waitsUntil);
     await letSocketsRead();
-  } while (!isComplete() && performance.now() < lastIsDue());
+  } while (performance.now() < book.waitsUntil);
   const lingersUntil = performance.now() + Math.min(2 * book.longest + LINGER_MS, MAX_LINGER_MS);
-  await waiter.until(() => lingersUntil, () => false);
+  await waiter.until(() => lingersUntil);
   await letSocketsRead();
 }
 
-/** Waits for a time to come or for something to happen, whichever is first. */
+/** Waits for a time that may change when something happens. */
 class Waiter {
-  #wake = (): void => {};
-  #failure: { error: unknown } | undefined;
+  /** Called when something happened. */
+  wake = (): void => {};
+  readonly #closed: AbortSignal;
 
-  /** Lets who waits look whether it is done. */
-  wake(): void {
-    this.#wake();
+  constructor(closed: AbortSignal) {
+    this.#closed = closed;
   }
 
-  /** Ends the wait with an error. */
-  fail(error: unknown): void {
-    this.#failure ??= { error };
-    this.#wake();
-  }
-
-  throwIfFailed(): void {
-    if (this.#failure) throw this.#failure.error;
-  }
-
-  /** Waits until `time`, of performance.now(), or until it `isDone`; both are asked when it wakes. */
-  async until(time: () => number, isDone: () => boolean): Promise<void> {
-    while (!this.#failure && !isDone() && performance.now() < time()) {
+  /** Waits until `time`, of performance.now(). @throws the reason if the socket is closed */
+  async until(time: () => number): Promise<void> {
+    while (!this.#closed.aborted && performance.now() < time()) {
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.#wake = resolve;
+      this.wake = resolve;
       const timer = setTimeout(resolve, Math.max(time() - performance.now(), 0));
       await promise;
       clearTimeout(timer);
     }
-    this.throwIfFailed();
+    this.#closed.throwIfAborted();
   }
 }
 
@@ -669,7 +656,7 @@ export class ProbeBook {
     const now = performance.now();
     const seq = this.#numberIn(bytes);
     const sentAt = this.#sentAt.get(seq);
-    if (seq === 0 || !sameBytes(bytes, this.#payload(seq))) {
+    if (!sameBytes(bytes, this.#payload(seq))) {
       this.#extras.corrupt++;
       if (seq === 0) this.#unknown++;
       else if (sentAt !== undefined) this.#damaged.add(seq);
@@ -691,20 +678,16 @@ export class ProbeBook {
     return !this.#sentAt.has(seq) || this.#damaged.has(seq);
   }
 
-  /** Whether all probes came back, if only damaged. */
-  get isComplete(): boolean {
-    return this.#sentAt.size === this.#damaged.size;
-  }
-
   /** Whether nothing at all came back. */
   get isSilent(): boolean {
     return this.times.length === 0 && this.#extras.corrupt === 0;
   }
 
-  /** How long the last probe may take, in ms. */
-  get patienceMs(): number {
+  /** Until when the last probe may come, in ms of performance.now(); 0 where all came back. */
+  get waitsUntil(): number {
+    if (this.#sentAt.size === this.#damaged.size) return 0; // some only damaged
     const seconds = this.#timeoutSeconds ?? (this.isSilent ? SILENT_SECONDS : TIMEOUT_SECONDS);
-    return Math.max(seconds * 1000, 2 * this.longest);
+    return this.lastSentAt + Math.max(seconds * 1000, 2 * this.longest);
   }
 
   /** The counts so far. Lost is what did not come back, not even with a damaged number. */
