@@ -865,7 +865,7 @@ export async function main(args: string[]): Promise<number> {
   toStopWords("--stop", stopWords);
   const hostname = toHost(flags.host);
   const port = toNumber("--port", flags.port, BOUNDS.port);
-  const timeoutSeconds = toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds);
+  const seconds = toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds);
   const retries = toNumber("--retries", flags.retries, BOUNDS.retries);
   const plan = toProbePlan(flags, args);
   checkMessages(flags._);
@@ -877,19 +877,17 @@ export async function main(args: string[]): Promise<number> {
     prompt.end();
     printTraceCall("client", call);
   };
-  const { quiet, trace } = flags;
-  const options = { hostname, port, timeoutSeconds, onTrace: trace ? onTrace : undefined };
+  const options = {
+    hostname,
+    port,
+    timeoutSeconds: isGiven("--timeout", args) ? seconds : undefined,
+    quiet: flags.quiet,
+    onTrace: flags.trace ? onTrace : undefined,
+  };
+  const talk = { ...options, isTyped, stopWords, retries, echo: !flags["no-echo"] };
   const code = plan
-    ? await runProbe(options, { ...plan, quiet, trace, hasTimeout: isGiven("--timeout", args) })
-    : await runTalk(options, {
-      words: flags._,
-      prompt,
-      isTyped,
-      quiet,
-      stopWords,
-      retries,
-      echo: !flags["no-echo"],
-    });
+    ? await runProbe({ ...options, ...plan })
+    : await runTalk(flags._, prompt, talk);
   await stdout.flush();
   return stdout.failed ? 1 : code;
 }
@@ -911,19 +909,15 @@ async function withSocket(
       if (unmatched > 0) warn(`${plural(unmatched, "datagram")} of the server ignored: ${why}`);
     }
   } catch (error) {
-    return reportError(error);
+    return error instanceof NoAnswerError ? 1 : reportError(error); // it was reported as a loss
   }
 }
 
 /** A conversation from the arguments, the keyboard or a pipe. Returns the exit code. */
 async function runTalk(
-  options: OpenOptions,
-  { words, prompt, isTyped, quiet, ...talk }: ConverseOptions & {
-    words: string[];
-    prompt: Prompt;
-    isTyped: boolean;
-    quiet: boolean;
-  },
+  words: string[],
+  prompt: Prompt,
+  options: OpenOptions & ConverseOptions & { isTyped: boolean; quiet: boolean },
 ): Promise<number> {
   const totals = { sent: 0, echoed: 0, lost: 0 };
   function say(text: string, event: "warning" | "lost"): void {
@@ -932,26 +926,20 @@ async function runTalk(
   }
   const code = await withSocket(options, async (socket) => {
     let reported = ""; // the address whose silence is reported
-    try {
-      await converse(socket, openInput(words, prompt), openOutput(quiet), {
-        ...talk,
-        totals,
-        onReady: () => prompt.show(),
-        onLost: (text) => {
-          const isAnswered = totals.sent > totals.lost;
-          if (totals.lost > 1 && !isAnswered && !isTyped) return; // that nobody answers is reported
-          say(/^no answer [^;]*$/.test(text) ? text + START_HINT : text, "lost");
-        },
-        onRetry: (text) => {
-          if (reported !== socket.server) say(text, "warning");
-          reported = socket.server;
-        },
-      });
-    } catch (error) {
-      if (!(error instanceof NoAnswerError)) throw error; // that one was reported as a loss
-    } finally {
-      prompt.end();
-    }
+    await converse(socket, openInput(words, prompt), openOutput(options.quiet), {
+      ...options,
+      totals,
+      onReady: () => prompt.show(),
+      onLost: (text) => {
+        const isAnswered = totals.sent > totals.lost;
+        if (totals.lost > 1 && !isAnswered && !options.isTyped) return; // the first was reported
+        say(/^no answer [^;]*$/.test(text) ? text + START_HINT : text, "lost");
+      },
+      onRetry: (text) => {
+        if (reported !== socket.server) say(text, "warning");
+        reported = socket.server;
+      },
+    }).finally(() => prompt.end());
     return totals.lost === 0 ? 0 : 1;
   });
   if (stdout.json) printJsonSummary(totals);
@@ -976,35 +964,29 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
 
 /** Shows a probe as it runs, then what it found; the first signal ends it. Returns the exit code. */
 async function runProbe(
-  { timeoutSeconds, ...options }: OpenOptions,
-  { quiet, trace, hasTimeout, ...plan }: ProbePlan & {
-    quiet: boolean;
-    trace: boolean;
-    hasTimeout: boolean;
-  },
+  options: OpenOptions & ProbePlan & { quiet: boolean },
 ): Promise<number> {
+  const { intervalSeconds, timeoutSeconds, quiet, onTrace } = options;
   let book = new ProbeBook();
-  const code = await withSocket({ ...options, timeoutSeconds }, async (socket) => {
+  const code = await withSocket(options, async (socket) => {
     const interrupt = new AbortController();
     onSignals(() => {
       interrupt.abort();
-      if (book.isSilent && !hasTimeout) {
-        warn(`waiting ${SILENT_SECONDS} s at most for a first echo`);
-      }
+      if (!book.isSilent || timeoutSeconds !== undefined) return;
+      warn(`waiting ${SILENT_SECONDS} s at most for a first echo`);
     });
-    const endStatus = startStatus(quiet && !trace, () => {
+    const endStatus = startStatus(quiet && !onTrace, () => {
       const { sent, echoed, lost } = book.counts();
       return `${sent} sent, ${echoed} echoed, ${lost} not yet`;
     });
     await probe(socket, {
-      ...plan,
-      timeoutSeconds: hasTimeout ? timeoutSeconds : undefined,
+      ...options,
       signal: interrupt.signal,
       onEcho: (echo) => quiet ? undefined : printEcho(echo, socket.server),
       onProgress: (now) => book = now,
     }).finally(endStatus);
     const { sent, echoed, corrupt } = book.counts();
-    checkInterval(plan.intervalSeconds, sent, book.lastSentAt - book.firstSentAt);
+    checkInterval(intervalSeconds, sent, book.lastSentAt - book.firstSentAt);
     if (book.failure) warn((book.failure as Error).message);
     return echoed === sent && corrupt === 0 ? 0 : 1;
   });
