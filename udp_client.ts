@@ -43,10 +43,8 @@ export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   // Step 1a: get IP address and port number of the server. A name may have several addresses.
   const { hostname = HOSTNAME, port = PORT, timeoutSeconds = TIMEOUT_SECONDS } = options;
   const found = await within(timeoutSeconds * 1000, resolve(hostname));
-  if (!found) {
-    const what = `find the address of ${quote(hostname)}`;
-    throw new Error(`cannot ${what}: no answer within ${timeoutSeconds} s`);
-  }
+  const late = new Error(`no answer within ${timeoutSeconds} s`);
+  if (!found) throw cannot(`find the address of ${quote(hostname)}`, late);
   const servers = found.map((hostname) => ({ hostname, port }));
   const needed = servers.flatMap((server) => [localAddress(server), server]).map(formatAddress);
   requireNet(...new Set(needed));
@@ -81,8 +79,10 @@ export class EchoSocket {
   readonly timer: RetransmissionTimer;
   /** Who answered first in place of the server, as for 0.0.0.0, since it was last asked; "": nobody. */
   stranger = "";
-  readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #closing = new AbortController();
+  /** Aborts when the socket is closed, with the reason. */
+  readonly closed: AbortSignal = this.#closing.signal;
+  readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #others: Address[]; // of the server's name, to be tried where this one never answers
   #address!: Address;
   #socket!: Deno.DatagramConn;
@@ -114,11 +114,6 @@ export class EchoSocket {
     return this.#address.hostname.includes(":") ? MAX_IPV6_BYTES : MAX_IPV4_BYTES;
   }
 
-  /** Aborts when the socket is closed, with the reason. */
-  get closed(): AbortSignal {
-    return this.#closing.signal;
-  }
-
   /** Turns to the server's next address, if this one never answered. Returns whether it did. */
   tryNextAddress(): boolean {
     if (this.#isAnswered || this.#others.length === 0) return false;
@@ -136,9 +131,10 @@ export class EchoSocket {
       if (this.#others.length === 0) throw error;
       return this.#turnToNext();
     }
-    if (this.#socket) this.#closeSocket();
+    const before = this.#socket;
     this.#socket = socket;
     this.#address = address;
+    if (before) this.#closeSocket(before);
     this.#onTrace?.({ step: "1b", call: "listenDatagram()", note: formatAddress(this.addr) });
     this.#receiveDatagrams(socket);
   }
@@ -184,17 +180,13 @@ export class EchoSocket {
     }
   }
 
-  /** Gives the datagrams of the server to `listener`, until `release`. @throws Error if it cannot */
-  listen(listener: DatagramListener): void {
+  /** Gives the server's datagrams to `listener`; returns what ends that. @throws Error if it cannot */
+  listen(listener: DatagramListener): () => void {
     this.closed.throwIfAborted();
     if (this.#listener) throw new Error(`one request at a time: ${this.server} is being asked`);
     this.#listener = listener;
     this.stranger = "";
-  }
-
-  /** Ends what `listen` began. */
-  release(): void {
-    this.#listener = undefined;
+    return () => this.#listener = undefined;
   }
 
   /** Calls the caller. What that throws closes the socket, and is the reason why it is closed. */
@@ -212,15 +204,13 @@ export class EchoSocket {
     if (this.closed.aborted) return;
     this.#closing.abort(reason);
     this.#listener?.fail(reason);
-    this.#closeSocket();
+    this.#closeSocket(this.#socket);
   }
 
-  #closeSocket(): void {
-    try {
-      this.#onTrace?.({ step: "ii", call: "close()", note: formatAddress(this.addr) });
-    } finally {
-      this.#socket.close();
-    }
+  #closeSocket(socket: Deno.DatagramConn): void {
+    const note = formatAddress(socket.addr as Deno.NetAddr);
+    socket.close();
+    this.#onTrace?.({ step: "ii", call: "close()", note });
   }
 }
 
@@ -238,30 +228,27 @@ export async function request(
   options: RequestOptions = {},
 ): Promise<{ tries: number; ms: number }> {
   checkBounds(options, BOUNDS);
-  const echo = Promise.withResolvers<true>();
-  echo.promise.catch(() => {}); // it may fail while nobody waits for it
+  const echoed = Promise.withResolvers<true>();
+  echoed.promise.catch(() => {}); // it may fail while nobody waits for it
   let isEchoed = false;
-  socket.listen({
+  const release = socket.listen({
     take(bytes): boolean {
       if (isEchoed || !sameBytes(bytes, payload)) return false;
       isEchoed = true; // one more of the same is not waited for
-      echo.resolve(true);
+      echoed.resolve(true);
       return true;
     },
-    fail: echo.reject,
+    fail: echoed.reject,
   });
   try {
-    while (true) {
-      try {
-        return await sendUntilEchoed(socket, payload, { ...options, echoed: echo });
-      } catch (error) {
-        if (!(error instanceof NoAnswerError) || !socket.tryNextAddress()) throw error;
-        options.onRetry?.(`${error.message}; trying ${socket.server}`);
-      }
-    }
+    return await sendUntilEchoed(socket, payload, { ...options, echoed });
+  } catch (error) {
+    if (!(error instanceof NoAnswerError) || !socket.tryNextAddress()) throw error;
+    options.onRetry?.(`${error.message}; trying ${socket.server}`);
   } finally {
-    socket.release();
+    release();
   }
+  return await request(socket, payload, options); // at the next address
 }
 
 /** Sends one datagram as often as it takes. One that the system refuses or holds is like a lost one. */
@@ -446,7 +433,8 @@ export async function converse(
         await writer.write(line);
       }
       if (isStopWord(sentence, stopWords)) {
-        if (await hasMore(reader)) throw new Error(UNSENT);
+        const next = await within(UNSENT_MS, reader.read()); // it may be on its way
+        if (next?.value) throw new Error(UNSENT);
         break;
       }
       onReady?.();
@@ -499,12 +487,6 @@ async function* linesOf(
   }
 }
 
-/** Whether there is input behind a stop word, if only on its way. */
-async function hasMore(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<boolean> {
-  const next = await within(UNSENT_MS, reader.read());
-  return next?.value !== undefined;
-}
-
 const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
 const SILENT_SECONDS = 10; // for the first echo of all, where no time-out was given, as in ping
 const LINGER_MS = 10; // and twice the longest round trip, for copies of the last probe
@@ -522,7 +504,7 @@ export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Pro
   const waiter = new Waiter(socket.closed);
   const wake = (): void => waiter.wake();
   let printing: Promise<unknown> | undefined; // while the lines of echoes wait for room
-  socket.listen({
+  const release = socket.listen({
     take(bytes): boolean {
       const echo = book.take(bytes);
       const reported = echo && onEcho?.(echo);
@@ -551,7 +533,7 @@ export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Pro
     socket.closed.throwIfAborted();
   } finally {
     signal?.removeEventListener("abort", wake);
-    socket.release();
+    release();
   }
   return book;
 }
