@@ -174,7 +174,9 @@ export class EchoSocket {
     try {
       await this.#socket.send(bytes, { transport: "udp", ...this.#address });
     } catch (cause) {
-      throw cannot(what, cause, isTooLong(cause) && Deno.build.os === "darwin" ? MACOS_HINT : "");
+      const isMacOs = isTooLong(cause) && Deno.build.os === "darwin";
+      const hint = isMacOs ? "; sudo sysctl net.inet.udp.maxdgram=65507 allows it" : "";
+      throw cannot(what, cause, hint);
     } finally {
       this.#sends--;
     }
@@ -287,7 +289,9 @@ async function sendUntilEchoed(
       return { tries: tally.tries, ms: now - sentAt };
     }
     timer.backOff();
-    if (tally.tries <= retries) onRetry?.(`${soFar(socket, tally)}; trying again`);
+    const what = socket.ignored.unmatched > unmatched ? "echo" : "answer";
+    const text = tally.failure?.message ?? `no ${what} from ${socket.server} yet`;
+    if (tally.tries <= retries) onRetry?.(`${text}; trying again`);
   }
   throw noAnswer(socket, tally);
 }
@@ -354,12 +358,6 @@ type Tally = {
   failure?: Error; // of the last send that was refused
 };
 
-/** What is known of a datagram while its echo does not come. */
-function soFar({ server, ignored }: EchoSocket, { unmatched, failure }: Tally): string {
-  if (failure) return failure.message;
-  return `no ${ignored.unmatched > unmatched ? "echo" : "answer"} from ${server} yet`;
-}
-
 /** What is known of a datagram whose echo did not come, though other answers may have. */
 function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
   const { startedAt, unmatched, tries, sent, failure } = tally;
@@ -380,8 +378,6 @@ function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
     : `no answer ${count}${who}${unsent}`;
   return new NoAnswerError(text, { cause: failure });
 }
-
-const MACOS_HINT = "; sudo sysctl net.inet.udp.maxdgram=65507 allows it";
 
 /** Whether a send failed for good, as what it was given is longer than a datagram. */
 function isTooLong(cause: unknown): boolean {
