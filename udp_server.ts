@@ -136,7 +136,8 @@ class Server {
         }
         if (!stops || this.#isClosed) continue;
         this.#endSession(session);
-        if (!echo || !fate) this.#linger(); // else once a copy of its echo is sent
+        const isEchoed = !echo || !fate; // else it is once a copy of its echo is sent
+        if (isEchoed || this.#lingerSweeps < Infinity) this.#linger();
       } catch (error) {
         if (session) this.#failToSend(error, session.peer);
         else if (!this.#isClosed) await this.#surviveReceive(error);
