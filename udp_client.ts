@@ -519,7 +519,7 @@ export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Pro
       onProgress?.(book);
       if (seq === count) break;
       const isFlood = intervalSeconds === 0;
-      const now = performance.now(); // later than due, late probes go out in no burst
+      const now = performance.now(); // nothing is due before now: late probes go out in no burst
       due = isFlood ? now + FLOOD_MS : Math.max(due + intervalSeconds * 1000, now);
       await waiter.until(() => signal?.aborted || isFlood && book.isBack(seq) ? 0 : due);
       await printing;
@@ -580,8 +580,7 @@ export class ProbeBook {
   longest = 0;
   /** Why a probe could not be sent, if one could not. */
   failure: unknown;
-  readonly #size: number;
-  readonly #timeoutSeconds: number | undefined;
+  readonly #options: ProbeOptions;
   readonly #runId = hex(Math.floor(Math.random() * 2 ** 28), 7);
   readonly #sentAt = new Map<number, number>(); // ms, of each probe that did not come back whole
   readonly #damaged = new Set<number>(); // of these, that came back damaged
@@ -595,13 +594,13 @@ export class ProbeBook {
   /** An empty book. @throws RangeError for an option out of its bounds */
   constructor(options: ProbeOptions = {}) {
     checkBounds(options, { ...BOUNDS, ...PROBE_BOUNDS });
-    this.#size = options.size ?? 64;
-    this.#timeoutSeconds = options.timeoutSeconds;
+    this.#options = options;
   }
 
   /** A probe's payload, unlike any other, and one line for a server that prints it. */
   #payload(seq: number): Uint8Array {
-    return encoder.encode(`${(this.#runId + toChecked(seq)).padEnd(this.#size - 1, ".")}\n`);
+    const { size = 64 } = this.#options;
+    return encoder.encode(`${(this.#runId + toChecked(seq)).padEnd(size - 1, ".")}\n`);
   }
 
   /** The number in what came back; 0 where it does not fit its check, or was not sent. */
@@ -664,8 +663,8 @@ export class ProbeBook {
   /** Until when the last probe may come, in ms of performance.now(); 0 where all came back. */
   get waitsUntil(): number {
     if (this.#sentAt.size === this.#damaged.size) return 0; // some only damaged
-    const seconds = this.#timeoutSeconds ?? (this.isSilent ? SILENT_SECONDS : TIMEOUT_SECONDS);
-    return this.lastSentAt + Math.max(seconds * 1000, 2 * this.longest);
+    const { timeoutSeconds = this.isSilent ? SILENT_SECONDS : TIMEOUT_SECONDS } = this.#options;
+    return this.lastSentAt + Math.max(timeoutSeconds * 1000, 2 * this.longest);
   }
 
   /** The counts so far. Lost is what did not come back, not even with a damaged number. */
