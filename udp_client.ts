@@ -347,6 +347,8 @@ export class RetransmissionTimer {
 export class NoAnswerError extends Error {
   /** Whether no try was sent, as the system refused it. */
   isRefused = false;
+  /** Answers with other bytes. */
+  others = 0;
 }
 
 /** What became of the tries of a datagram. */
@@ -361,11 +363,6 @@ type Tally = {
 /** What is known of a datagram whose echo did not come, though other answers may have. */
 function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
   const { startedAt, unmatched, tries, sent, failure } = tally;
-  if (failure && sent === 0) {
-    return Object.assign(new NoAnswerError(failure.message, { cause: failure }), {
-      isRefused: true,
-    });
-  }
   const { server, stranger, ignored } = socket;
   const seconds = Number(((performance.now() - startedAt) / 1000).toPrecision(2));
   const count = `from ${server} after ${tries} ${tries === 1 ? "try" : "tries"} in ${seconds} s`;
@@ -373,10 +370,13 @@ function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
   const reason = failure ? reasonOf(failure.cause ?? failure) : "the network took nothing";
   const unsent = sent < tries ? `; ${tries - sent} not sent: ${reason}` : "";
   const who = stranger && `, but ${stranger} answered`;
-  const text = others > 0
+  const isRefused = failure !== undefined && sent === 0;
+  const text = isRefused
+    ? failure.message
+    : others > 0
     ? `no echo ${count}: ${plural(others, "answer")} had other bytes`
     : `no answer ${count}${who}${unsent}`;
-  return new NoAnswerError(text, { cause: failure });
+  return Object.assign(new NoAnswerError(text, { cause: failure }), { isRefused, others });
 }
 
 /** Whether a send failed for good, as what it was given is longer than a datagram. */
@@ -878,6 +878,10 @@ async function withSocket(
     const socket = await open(options);
     try {
       return await use(socket);
+    } catch (error) {
+      if (!(error instanceof NoAnswerError)) throw error;
+      socket.ignored.unmatched -= error.others; // they were reported with the loss
+      return 1;
     } finally {
       socket.close();
       const { strangers, unmatched } = socket.ignored;
@@ -886,7 +890,7 @@ async function withSocket(
       if (unmatched > 0) warn(`${plural(unmatched, "datagram")} of the server ignored: ${why}`);
     }
   } catch (error) {
-    return error instanceof NoAnswerError ? 1 : reportError(error); // it was reported as a loss
+    return reportError(error);
   }
 }
 
