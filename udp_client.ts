@@ -41,16 +41,20 @@ const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
 export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   checkBounds(options, BOUNDS);
   // Step 1a: get IP address and port number of the server. A name may have several addresses.
-  const { hostname = HOSTNAME, port = PORT } = options;
-  const addresses = await resolveInTime(hostname, options.timeoutSeconds);
-  requirePermission(addresses, port);
+  const { hostname = HOSTNAME, port = PORT, timeoutSeconds = TIMEOUT_SECONDS } = options;
+  const found = await within(timeoutSeconds * 1000, resolve(hostname));
+  const late = new Error(`no answer within ${timeoutSeconds} s`);
+  if (!found) throw cannot(`find the address of ${quote(hostname)}`, late);
+  const servers = found.map((hostname) => ({ hostname, port }));
+  const needed = servers.flatMap((server) => [localAddress(server), server]).map(formatAddress);
+  requireNet(...new Set(needed));
   if (!Deno.listenDatagram) throw new Error(NEEDS_UNSTABLE);
-  return new EchoSocket(addresses.map((hostname) => ({ hostname, port })), options);
+  return new EchoSocket(servers, options);
 }
 
-/** A socket on any free port, from which the server can be reached. @throws Error */
+/** Creates a socket from which the server can be reached. @throws Error that names the address */
 function createSocket(server: Address): Deno.DatagramConn {
-  const local = { hostname: localHost(server.hostname), port: 0 };
+  const local = localAddress(server);
   try {
     // Step 1b: create a UDP socket. Step 1c, the connection request, is TCP's: UDP just sends.
     return Deno.listenDatagram({ transport: "udp", ...local });
@@ -61,6 +65,12 @@ function createSocket(server: Address): Deno.DatagramConn {
   }
 }
 
+/** Where to bind for a server: any free port, of this machine only if the server is here. */
+function localAddress({ hostname }: Address): Address {
+  if (hostname.includes(":")) return { hostname: hostname === "::1" ? "::1" : "::", port: 0 };
+  return { hostname: hostname.startsWith("127.") ? "127.0.0.1" : "0.0.0.0", port: 0 };
+}
+
 /** A UDP socket for one server. What others send to it is counted, not believed. */
 export class EchoSocket {
   /** Datagrams of others, and those of the server that match nothing that is waited for. */
@@ -69,33 +79,29 @@ export class EchoSocket {
   readonly timer: RetransmissionTimer;
   /** Who answered first in place of the server, as for 0.0.0.0, since it was last asked; "": nobody. */
   stranger = "";
-  readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #closing = new AbortController();
+  /** Aborts when the socket is closed, with the reason. */
+  readonly closed: AbortSignal = this.#closing.signal;
+  readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #others: Address[]; // of the server's name, to be tried where this one never answers
   #address!: Address;
-  #server!: string;
   #socket!: Deno.DatagramConn;
   #isAnswered = false; // whether anything ever came from this address
   #listener: DatagramListener | undefined;
   #sends = 0; // that the system has not taken yet
-  #failure: { error: unknown } | undefined; // what a callback threw while nobody listened
 
   /** See {@linkcode open}, which makes one. */
   constructor(addresses: Address[], { timeoutSeconds, onTrace }: OpenOptions) {
     this.timer = new RetransmissionTimer((timeoutSeconds ?? TIMEOUT_SECONDS) * 1000);
     this.#others = [...addresses];
-    this.#onTrace = onTrace;
-    try {
-      this.#turnToNext();
-    } catch (error) {
-      this.#socket?.close(); // a callback threw: nothing stays open
-      throw error;
-    }
+    this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
+    this.#turnToNext();
   }
 
   /** The address of the server, as its datagrams have it. */
   get server(): string {
-    return this.#server;
+    const { hostname, port } = this.#address;
+    return formatAddress({ hostname: withoutZone(hostname), port });
   }
 
   /** The socket's own address. */
@@ -106,11 +112,6 @@ export class EchoSocket {
   /** The most bytes that a datagram to the server holds. */
   get mostBytes(): number {
     return this.#address.hostname.includes(":") ? MAX_IPV6_BYTES : MAX_IPV4_BYTES;
-  }
-
-  /** Aborts when the socket is closed. */
-  get closed(): AbortSignal {
-    return this.#closing.signal;
   }
 
   /** Turns to the server's next address, if this one never answered. Returns whether it did. */
@@ -130,10 +131,10 @@ export class EchoSocket {
       if (this.#others.length === 0) throw error;
       return this.#turnToNext();
     }
-    if (this.#socket) this.#closeSocket();
+    const before = this.#socket;
     this.#socket = socket;
     this.#address = address;
-    this.#server = formatAddress({ ...address, hostname: withoutZone(address.hostname) });
+    if (before) this.#closeSocket(before);
     this.#onTrace?.({ step: "1b", call: "listenDatagram()", note: formatAddress(this.addr) });
     this.#receiveDatagrams(socket);
   }
@@ -154,74 +155,64 @@ export class EchoSocket {
 
   /** Step 1c.i: receives a datagram. */
   #take(bytes: Uint8Array, peer: string): void {
-    try {
-      this.#onTrace?.({ step: "i", call: `receive() = ${bytes.length}`, peer, bytes });
-      if (peer !== this.#server) {
-        this.ignored.strangers++;
-        this.stranger ||= peer;
-        return;
-      }
-      this.#isAnswered = true;
-      if (!this.#listener?.take(bytes)) this.ignored.unmatched++;
-    } catch (error) {
-      this.#fail(error);
+    this.#onTrace?.({ step: "i", call: `receive() = ${bytes.length}`, peer, bytes });
+    if (peer !== this.server) {
+      this.ignored.strangers++;
+      this.stranger ||= peer;
+      return;
     }
+    this.#isAnswered = true;
+    if (!this.#callBack(() => this.#listener?.take(bytes))) this.ignored.unmatched++;
   }
 
   /** Step 1c.i: sends one datagram. @throws Error that names the address, and keeps its cause */
   async send(bytes: Uint8Array): Promise<void> {
     const what = `send to ${formatAddress(this.#address)}`;
     if (this.#sends === MAX_SENDS) throw cannot(what, new Error("the network takes nothing"));
-    try {
-      this.#onTrace?.({ step: "i", call: `send(${bytes.length})`, peer: this.#server, bytes });
-    } catch (error) {
-      this.#fail(error);
-      throw error;
-    }
+    this.#onTrace?.({ step: "i", call: `send(${bytes.length})`, peer: this.server, bytes });
     this.#sends++;
     try {
       await this.#socket.send(bytes, { transport: "udp", ...this.#address });
     } catch (cause) {
-      throw cannot(what, cause, isTooLong(cause) && Deno.build.os === "darwin" ? MACOS_HINT : "");
+      const isMacOs = isTooLong(cause) && Deno.build.os === "darwin";
+      const hint = isMacOs ? "; sudo sysctl net.inet.udp.maxdgram=65507 allows it" : "";
+      throw cannot(what, cause, hint);
     } finally {
       this.#sends--;
     }
   }
 
-  /** Gives the datagrams of the server to `listener`, until `release`. @throws Error if it cannot */
-  listen(listener: DatagramListener): void {
+  /** Gives the server's datagrams to `listener`; returns what ends that. @throws Error if it cannot */
+  listen(listener: DatagramListener): () => void {
     this.closed.throwIfAborted();
-    if (this.#failure) throw this.#failure.error;
-    if (this.#listener) throw new Error(`one request at a time: ${this.#server} is being asked`);
+    if (this.#listener) throw new Error(`one request at a time: ${this.server} is being asked`);
     this.#listener = listener;
     this.stranger = "";
+    return () => this.#listener = undefined;
   }
 
-  /** Ends what `listen` began. */
-  release(): void {
-    this.#listener = undefined;
-  }
-
-  /** Ends what waits, as a callback threw. */
-  #fail(error: unknown): void {
-    if (this.#listener) this.#listener.fail(error);
-    else this.#failure ??= { error };
+  /** Calls the caller. What that throws closes the socket, and is the reason why it is closed. */
+  #callBack<Result>(callback: () => Result): Result {
+    try {
+      return callback();
+    } catch (error) {
+      this.close(error);
+      throw error;
+    }
   }
 
   /** Step 1c.ii: closes the socket, as no more communication is intended, and ends what waits. */
-  close(): void {
+  close(reason: unknown = new Error(`the socket to ${this.server} was closed`)): void {
     if (this.closed.aborted) return;
-    this.#closing.abort(new Error(`the socket to ${this.#server} was closed`));
-    this.#listener?.fail(this.closed.reason);
-    this.#closeSocket();
+    this.#closing.abort(reason);
+    this.#listener?.fail(reason);
+    this.#closeSocket(this.#socket);
   }
 
-  #closeSocket(): void {
-    try {
-      this.#onTrace?.({ step: "ii", call: "close()", note: formatAddress(this.addr) });
-    } finally {
-      this.#socket.close();
-    }
+  #closeSocket(socket: Deno.DatagramConn): void {
+    const note = formatAddress(socket.addr as Deno.NetAddr);
+    socket.close();
+    this.#onTrace?.({ step: "ii", call: "close()", note });
   }
 }
 
@@ -239,30 +230,27 @@ export async function request(
   options: RequestOptions = {},
 ): Promise<{ tries: number; ms: number }> {
   checkBounds(options, BOUNDS);
-  const echo = Promise.withResolvers<true>();
-  echo.promise.catch(() => {}); // it may fail while nobody waits for it
+  const echoed = Promise.withResolvers<true>();
+  echoed.promise.catch(() => {}); // it may fail while nobody waits for it
   let isEchoed = false;
-  socket.listen({
+  const release = socket.listen({
     take(bytes): boolean {
       if (isEchoed || !sameBytes(bytes, payload)) return false;
       isEchoed = true; // one more of the same is not waited for
-      echo.resolve(true);
+      echoed.resolve(true);
       return true;
     },
-    fail: echo.reject,
+    fail: echoed.reject,
   });
   try {
-    while (true) {
-      try {
-        return await sendUntilEchoed(socket, payload, { ...options, echoed: echo });
-      } catch (error) {
-        if (!(error instanceof NoAnswerError) || !socket.tryNextAddress()) throw error;
-        options.onRetry?.(`${error.message}; trying ${socket.server}`);
-      }
-    }
+    return await sendUntilEchoed(socket, payload, { ...options, echoed });
+  } catch (error) {
+    if (!(error instanceof NoAnswerError) || !socket.tryNextAddress()) throw error;
+    options.onRetry?.(`${error.message}; trying ${socket.server}`);
   } finally {
-    socket.release();
+    release();
   }
+  return await request(socket, payload, options); // at the next address
 }
 
 /** Sends one datagram as often as it takes. One that the system refuses or holds is like a lost one. */
@@ -272,9 +260,8 @@ async function sendUntilEchoed(
   options: RequestOptions & { echoed: PromiseWithResolvers<true> },
 ): Promise<{ tries: number; ms: number }> {
   const { retries = RETRIES, echo = true, onRetry, echoed } = options;
-  const { timer } = socket;
-  const { unmatched } = socket.ignored;
-  const tally: Tally = { startedAt: performance.now(), unmatched, tries: 0, sent: 0, refused: 0 };
+  const { timer, ignored: { unmatched } } = socket;
+  const tally: Tally = { startedAt: performance.now(), unmatched, tries: 0, sent: 0 };
   let sentAt = NaN; // ms
   let isSending = false;
   async function send(): Promise<void> {
@@ -285,9 +272,8 @@ async function sendUntilEchoed(
       tally.sent++;
       if (!echo) echoed.resolve(true);
     } catch (error) {
-      tally.refused++;
-      tally.failure = error;
-      if (isTooLong((error as Error).cause)) echoed.reject(error);
+      tally.failure = error as Error;
+      if (isTooLong(tally.failure.cause)) echoed.reject(error);
     }
     isSending = false;
   }
@@ -303,7 +289,9 @@ async function sendUntilEchoed(
       return { tries: tally.tries, ms: now - sentAt };
     }
     timer.backOff();
-    if (tally.tries <= retries) onRetry?.(`${soFar(socket, tally)}; trying again`);
+    const what = socket.ignored.unmatched > unmatched ? "echo" : "answer";
+    const text = tally.failure?.message ?? `no ${what} from ${socket.server} yet`;
+    if (tally.tries <= retries) onRetry?.(`${text}; trying again`);
   }
   throw noAnswer(socket, tally);
 }
@@ -357,7 +345,7 @@ export class RetransmissionTimer {
 
 /** No echo came, however often the datagram was sent. Its cause is why a send failed, if one did. */
 export class NoAnswerError extends Error {
-  /** Whether the system refused to send every try. */
+  /** Whether no try was sent, as the system refused it. */
   isRefused = false;
   /** Answers with other bytes. */
   others = 0;
@@ -369,71 +357,31 @@ type Tally = {
   unmatched: number; // answers before it that matched nothing
   tries: number;
   sent: number; // of the tries
-  refused: number; // of the tries, by the system
-  failure?: unknown; // of the last send that was refused
+  failure?: Error; // of the last send that was refused
 };
-
-/** What is known of a datagram while its echo does not come. */
-function soFar({ server, ignored }: EchoSocket, { unmatched, failure }: Tally): string {
-  if (failure) return (failure as Error).message;
-  return `no ${ignored.unmatched > unmatched ? "echo" : "answer"} from ${server} yet`;
-}
 
 /** What is known of a datagram whose echo did not come, though other answers may have. */
 function noAnswer(socket: EchoSocket, tally: Tally): NoAnswerError {
-  const { startedAt, tries, sent, refused, failure } = tally;
-  const cause = failure as Error | undefined;
-  const isRefused = refused === tries;
-  const others = socket.ignored.unmatched - tally.unmatched;
+  const { startedAt, unmatched, tries, sent, failure } = tally;
+  const { server, stranger, ignored } = socket;
   const seconds = Number(((performance.now() - startedAt) / 1000).toPrecision(2));
-  const count = `${tries} ${tries === 1 ? "try" : "tries"} in ${seconds} s`;
-  const reason = cause ? reasonOf(cause.cause ?? cause) : "the network took nothing";
+  const count = `from ${server} after ${tries} ${tries === 1 ? "try" : "tries"} in ${seconds} s`;
+  const others = ignored.unmatched - unmatched;
+  const reason = failure ? reasonOf(failure.cause ?? failure) : "the network took nothing";
   const unsent = sent < tries ? `; ${tries - sent} not sent: ${reason}` : "";
-  const stranger = socket.stranger && `, but ${socket.stranger} answered`;
+  const who = stranger && `, but ${stranger} answered`;
+  const isRefused = failure !== undefined && sent === 0;
   const text = isRefused
-    ? cause!.message
+    ? failure.message
     : others > 0
-    ? `no echo from ${socket.server} after ${count}: ${plural(others, "answer")} had other bytes`
-    : `no answer from ${socket.server} after ${count}${stranger}${unsent}`;
-  return Object.assign(new NoAnswerError(text, { cause }), { isRefused, others });
+    ? `no echo ${count}: ${plural(others, "answer")} had other bytes`
+    : `no answer ${count}${who}${unsent}`;
+  return Object.assign(new NoAnswerError(text, { cause: failure }), { isRefused, others });
 }
-
-const MACOS_HINT = "; sudo sysctl net.inet.udp.maxdgram=65507 allows it";
 
 /** Whether a send failed for good, as what it was given is longer than a datagram. */
 function isTooLong(cause: unknown): boolean {
   return (cause as { code?: string } | undefined)?.code === "EMSGSIZE";
-}
-
-/** The addresses of a host. @throws Error where they are not found in time */
-async function resolveInTime(
-  hostname: string,
-  timeoutSeconds: number = TIMEOUT_SECONDS,
-): Promise<string[]> {
-  const addresses = await within(timeoutSeconds * 1000, resolve(hostname));
-  if (addresses) return addresses;
-  throw new Error(
-    `cannot find the address of ${quote(hostname)}: no answer within ${timeoutSeconds} s`,
-  );
-}
-
-/** Where to bind for a server: on this machine only, if it is here. */
-function localHost(server: string): string {
-  if (server.includes(":")) return server === "::1" ? server : "::";
-  return server.startsWith("127.") ? "127.0.0.1" : "0.0.0.0";
-}
-
-/** Asks for any port of the client's own, and the server's. @throws NotCapable that names the flag */
-function requirePermission(servers: string[], port: number): void {
-  const needed = servers.flatMap((server) => [
-    `${toPermission(localHost(server))}:0`,
-    `${toPermission(server)}:${port}`,
-  ]);
-  try {
-    requireNet(...new Set(needed));
-  } catch (error) {
-    throw new Deno.errors.NotCapable((error as Error).message);
-  }
 }
 
 /**
@@ -451,10 +399,10 @@ export async function converse(
   options: ConverseOptions = {},
 ): Promise<ConversationTotals> {
   checkBounds(options, BOUNDS);
-  const { echo = true, onReady } = options;
+  const { echo = true, onReady, onLost } = options;
   const stopWords = toStopWords("stopWords", options.stopWords ?? STOP_WORDS);
   const { totals = { sent: 0, echoed: 0, lost: 0 } } = options;
-  const losses = new Losses(totals, options);
+  let firstLoss: NoAnswerError | undefined; // while nobody ever answered
   const reader = ReadableStream.from(linesOf(input, socket.mostBytes)).getReader();
   const writer = output.getWriter();
   const stopReading = (): void => void reader.cancel().catch(() => {});
@@ -464,13 +412,25 @@ export async function converse(
     for (let line; (line = (await reader.read()).value);) {
       const sentence = withoutLineEnd(line);
       totals.sent++;
-      const isAnswered = await losses.count(request(socket, sentence, options));
-      if (echo && isAnswered) {
+      const loss = await lossOf(request(socket, sentence, options));
+      if (loss) {
+        totals.lost++;
+        const isFirst = totals.sent === 1; // whose loss may mean that nobody is there
+        onLost?.(isFirst ? loss.message : `sentence ${totals.sent} is lost: ${loss.message}`);
+        if (isFirst) firstLoss = loss;
+        if (isFirst && loss.isRefused) throw loss;
+      } else if (firstLoss) {
+        const which = totals.lost === 1 ? "sentence 1 is" : `sentences 1 to ${totals.lost} are`;
+        onLost?.(`${which} lost: ${firstLoss.message}`);
+        firstLoss = undefined;
+      }
+      if (echo && !loss) {
         totals.echoed++;
         await writer.write(line);
       }
       if (isStopWord(sentence, stopWords)) {
-        if (await hasMore(reader)) throw new Error(UNSENT);
+        const next = await within(UNSENT_MS, reader.read()); // it may be on its way
+        if (next?.value) throw new Error(UNSENT);
         break;
       }
       onReady?.();
@@ -481,43 +441,17 @@ export async function converse(
     stopReading();
     writer.releaseLock();
   }
-  if (losses.first) throw losses.first;
+  if (firstLoss) throw firstLoss;
   return totals;
 }
 
-/** The sentences of a conversation that are lost. */
-class Losses {
-  /** Why the first was lost, until a sentence is answered: nobody may be there. */
-  first: NoAnswerError | undefined;
-  readonly #totals: ConversationTotals;
-  readonly #onLost: (text: string) => void;
-
-  constructor(totals: ConversationTotals, { onLost = () => {} }: ConverseOptions) {
-    this.#totals = totals;
-    this.#onLost = onLost;
-  }
-
-  /** Counts a sentence as lost if nothing answers its request. Returns whether it was answered. */
-  async count(request: Promise<unknown>): Promise<boolean> {
-    const totals = this.#totals;
-    try {
-      await request;
-    } catch (error) {
-      if (!(error instanceof NoAnswerError)) throw error;
-      const { sent } = totals;
-      const isNobodyThere = totals.lost++ === sent - 1;
-      const isFirst = isNobodyThere && !this.first;
-      this.#onLost(isFirst ? error.message : `sentence ${sent} is lost: ${error.message}`);
-      if (isFirst) this.first = error;
-      if (error.isRefused && sent === 1) throw error;
-      return false;
-    }
-    if (this.first) {
-      const which = totals.lost === 1 ? "sentence 1 is" : `sentences 1 to ${totals.lost} are`;
-      this.#onLost(`${which} lost: ${this.first.message}`);
-      this.first = undefined;
-    }
-    return true;
+/** Why a sentence is lost; undefined if it is answered. */
+async function lossOf(request: Promise<unknown>): Promise<NoAnswerError | undefined> {
+  try {
+    await request;
+  } catch (error) {
+    if (error instanceof NoAnswerError) return error;
+    throw error;
   }
 }
 
@@ -549,12 +483,6 @@ async function* linesOf(
   }
 }
 
-/** Whether there is input behind a stop word, if only on its way. */
-async function hasMore(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<boolean> {
-  const next = await within(UNSENT_MS, reader.read());
-  return next?.value !== undefined;
-}
-
 const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
 const SILENT_SECONDS = 10; // for the first echo of all, where no time-out was given, as in ping
 const LINGER_MS = 10; // and twice the longest round trip, for copies of the last probe
@@ -569,87 +497,74 @@ const MAX_LINGER_MS = 1_000; // at most
 export async function probe(socket: EchoSocket, options: ProbeOptions = {}): Promise<ProbeBook> {
   const book = new ProbeBook(options);
   const { count = 4, intervalSeconds = 1, signal, onEcho, onProgress } = options;
-  const waiter = new Waiter();
-  let printing: Promise<void> | undefined; // while the lines of echoes wait for room
-  socket.listen({
+  const waiter = new Waiter(socket.closed);
+  const wake = (): void => waiter.wake();
+  let printing: Promise<unknown> | undefined; // while the lines of echoes wait for room
+  const release = socket.listen({
     take(bytes): boolean {
       const echo = book.take(bytes);
       const reported = echo && onEcho?.(echo);
-      if (reported instanceof Promise) printing = reported.catch((error) => waiter.fail(error));
+      if (reported instanceof Promise) printing = reported.catch((error) => socket.close(error));
       onProgress?.(book);
-      waiter.wake();
+      wake();
       return true;
     },
-    fail: (error) => waiter.fail(error),
+    fail: wake,
   });
-  const wake = (): void => waiter.wake();
   signal?.addEventListener("abort", wake);
-  const isEnded = (): boolean => signal?.aborted ?? false;
   try {
     let due = performance.now();
-    for (let seq = 1; seq <= count && !isEnded(); seq++) {
+    for (let seq = 1; seq <= count && !signal?.aborted; seq++) {
       book.send(seq, socket);
       onProgress?.(book);
       if (seq === count) break;
-      due = Math.max(due + intervalSeconds * 1000, performance.now()); // late ones go in no burst
-      if (intervalSeconds > 0) await waiter.until(() => due, isEnded);
-      else await waiter.until(() => due + FLOOD_MS, () => isEnded() || book.isBack(seq));
+      const isFlood = intervalSeconds === 0;
+      const now = performance.now(); // nothing is due before now: late probes go out in no burst
+      due = isFlood ? now + FLOOD_MS : Math.max(due + intervalSeconds * 1000, now);
+      await waiter.until(() => signal?.aborted || isFlood && book.isBack(seq) ? 0 : due);
       await printing;
-      printing = undefined;
     }
     await waitForLast(book, waiter);
     await printing;
-    waiter.throwIfFailed();
+    socket.closed.throwIfAborted();
   } finally {
     signal?.removeEventListener("abort", wake);
-    socket.release();
+    release();
   }
   return book;
 }
 
 /** Waits until all probes are back or their time is over, then a moment for copies of the last. */
 async function waitForLast(book: ProbeBook, waiter: Waiter): Promise<void> {
-  const lastIsDue = (): number => book.lastSentAt + book.patienceMs;
-  const isComplete = (): boolean => book.isComplete;
   do {
-    await waiter.until(lastIsDue, isComplete);
+    await waiter.until(() => book.waitsUntil);
     await letSocketsRead();
-  } while (!isComplete() && performance.now() < lastIsDue());
+  } while (performance.now() < book.waitsUntil);
   const lingersUntil = performance.now() + Math.min(2 * book.longest + LINGER_MS, MAX_LINGER_MS);
-  await waiter.until(() => lingersUntil, () => false);
+  await waiter.until(() => lingersUntil);
   await letSocketsRead();
 }
 
-/** Waits for a time to come or for something to happen, whichever is first. */
+/** Waits for a time that may change when something happens. */
 class Waiter {
-  #wake = (): void => {};
-  #failure: { error: unknown } | undefined;
+  /** Called when something happened. */
+  wake = (): void => {};
+  readonly #closed: AbortSignal;
 
-  /** Lets who waits look whether it is done. */
-  wake(): void {
-    this.#wake();
+  constructor(closed: AbortSignal) {
+    this.#closed = closed;
   }
 
-  /** Ends the wait with an error. */
-  fail(error: unknown): void {
-    this.#failure ??= { error };
-    this.#wake();
-  }
-
-  throwIfFailed(): void {
-    if (this.#failure) throw this.#failure.error;
-  }
-
-  /** Waits until `time`, of performance.now(), or until it `isDone`; both are asked when it wakes. */
-  async until(time: () => number, isDone: () => boolean): Promise<void> {
-    while (!this.#failure && !isDone() && performance.now() < time()) {
+  /** Waits until `time`, of performance.now(). @throws the reason if the socket is closed */
+  async until(time: () => number): Promise<void> {
+    while (!this.#closed.aborted && performance.now() < time()) {
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.#wake = resolve;
+      this.wake = resolve;
       const timer = setTimeout(resolve, Math.max(time() - performance.now(), 0));
       await promise;
       clearTimeout(timer);
     }
-    this.throwIfFailed();
+    this.#closed.throwIfAborted();
   }
 }
 
@@ -665,8 +580,7 @@ export class ProbeBook {
   longest = 0;
   /** Why a probe could not be sent, if one could not. */
   failure: unknown;
-  readonly #size: number;
-  readonly #timeoutSeconds: number | undefined;
+  readonly #options: ProbeOptions;
   readonly #runId = hex(Math.floor(Math.random() * 2 ** 28), 7);
   readonly #sentAt = new Map<number, number>(); // ms, of each probe that did not come back whole
   readonly #damaged = new Set<number>(); // of these, that came back damaged
@@ -680,13 +594,13 @@ export class ProbeBook {
   /** An empty book. @throws RangeError for an option out of its bounds */
   constructor(options: ProbeOptions = {}) {
     checkBounds(options, { ...BOUNDS, ...PROBE_BOUNDS });
-    this.#size = options.size ?? 64;
-    this.#timeoutSeconds = options.timeoutSeconds;
+    this.#options = options;
   }
 
   /** A probe's payload, unlike any other, and one line for a server that prints it. */
   #payload(seq: number): Uint8Array {
-    return encoder.encode(`${(this.#runId + toChecked(seq)).padEnd(this.#size - 1, ".")}\n`);
+    const { size = 64 } = this.#options;
+    return encoder.encode(`${(this.#runId + toChecked(seq)).padEnd(size - 1, ".")}\n`);
   }
 
   /** The number in what came back; 0 where it does not fit its check, or was not sent. */
@@ -719,7 +633,7 @@ export class ProbeBook {
     const now = performance.now();
     const seq = this.#numberIn(bytes);
     const sentAt = this.#sentAt.get(seq);
-    if (seq === 0 || !sameBytes(bytes, this.#payload(seq))) {
+    if (!sameBytes(bytes, this.#payload(seq))) {
       this.#extras.corrupt++;
       if (seq === 0) this.#unknown++;
       else if (sentAt !== undefined) this.#damaged.add(seq);
@@ -741,20 +655,16 @@ export class ProbeBook {
     return !this.#sentAt.has(seq) || this.#damaged.has(seq);
   }
 
-  /** Whether all probes came back, if only damaged. */
-  get isComplete(): boolean {
-    return this.#sentAt.size === this.#damaged.size;
-  }
-
   /** Whether nothing at all came back. */
   get isSilent(): boolean {
     return this.times.length === 0 && this.#extras.corrupt === 0;
   }
 
-  /** How long the last probe may take, in ms. */
-  get patienceMs(): number {
-    const seconds = this.#timeoutSeconds ?? (this.isSilent ? SILENT_SECONDS : TIMEOUT_SECONDS);
-    return Math.max(seconds * 1000, 2 * this.longest);
+  /** Until when the last probe may come, in ms of performance.now(); 0 where all came back. */
+  get waitsUntil(): number {
+    if (this.#sentAt.size === this.#damaged.size) return 0; // some only damaged
+    const { timeoutSeconds = this.isSilent ? SILENT_SECONDS : TIMEOUT_SECONDS } = this.#options;
+    return this.lastSentAt + Math.max(timeoutSeconds * 1000, 2 * this.longest);
   }
 
   /** The counts so far. Lost is what did not come back, not even with a damaged number. */
@@ -783,7 +693,7 @@ type Address = { hostname: string; port: number };
 export type DatagramListener = {
   /** Called with each datagram, a view that is valid during the call; returns if it was waited for. */
   take(bytes: Uint8Array): boolean;
-  /** Called when the socket is closed, or with what a callback threw. */
+  /** Called when the socket is closed, with the reason: it may be what a callback threw. */
   fail(error: unknown): void;
 };
 
@@ -795,7 +705,7 @@ export type OpenOptions = {
   port?: number;
   /** Seconds, 0.001 to 3600, for the name look-up, and for the first echo; default 1. */
   timeoutSeconds?: number | undefined;
-  /** Called at each socket call. What it throws ends what the socket does at the moment. */
+  /** Called at each socket call. What it throws closes the socket, and ends what waits for it. */
   onTrace?: ((call: TraceCall) => void) | undefined;
 };
 
@@ -932,7 +842,7 @@ export async function main(args: string[]): Promise<number> {
   toStopWords("--stop", stopWords);
   const hostname = toHost(flags.host);
   const port = toNumber("--port", flags.port, BOUNDS.port);
-  const timeoutSeconds = toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds);
+  const seconds = toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds);
   const retries = toNumber("--retries", flags.retries, BOUNDS.retries);
   const plan = toProbePlan(flags, args);
   checkMessages(flags._);
@@ -944,19 +854,17 @@ export async function main(args: string[]): Promise<number> {
     prompt.end();
     printTraceCall("client", call);
   };
-  const { quiet, trace } = flags;
-  const options = { hostname, port, timeoutSeconds, onTrace: trace ? onTrace : undefined };
+  const options = {
+    hostname,
+    port,
+    timeoutSeconds: isGiven("--timeout", args) ? seconds : undefined,
+    quiet: flags.quiet,
+    onTrace: flags.trace ? onTrace : undefined,
+  };
+  const talk = { ...options, isTyped, stopWords, retries, echo: !flags["no-echo"] };
   const code = plan
-    ? await runProbe(options, { ...plan, quiet, trace, hasTimeout: isGiven("--timeout", args) })
-    : await runTalk(options, {
-      words: flags._,
-      prompt,
-      isTyped,
-      quiet,
-      stopWords,
-      retries,
-      echo: !flags["no-echo"],
-    });
+    ? await runProbe({ ...options, ...plan })
+    : await runTalk(flags._, prompt, talk);
   await stdout.flush();
   return stdout.failed ? 1 : code;
 }
@@ -970,6 +878,10 @@ async function withSocket(
     const socket = await open(options);
     try {
       return await use(socket);
+    } catch (error) {
+      if (!(error instanceof NoAnswerError)) throw error;
+      socket.ignored.unmatched -= error.others; // they were reported with the loss
+      return 1;
     } finally {
       socket.close();
       const { strangers, unmatched } = socket.ignored;
@@ -978,20 +890,15 @@ async function withSocket(
       if (unmatched > 0) warn(`${plural(unmatched, "datagram")} of the server ignored: ${why}`);
     }
   } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) throw error; // nothing was tried: no summary
     return reportError(error);
   }
 }
 
 /** A conversation from the arguments, the keyboard or a pipe. Returns the exit code. */
 async function runTalk(
-  options: OpenOptions,
-  { words, prompt, isTyped, quiet, ...talk }: ConverseOptions & {
-    words: string[];
-    prompt: Prompt;
-    isTyped: boolean;
-    quiet: boolean;
-  },
+  words: string[],
+  prompt: Prompt,
+  options: OpenOptions & ConverseOptions & { isTyped: boolean; quiet: boolean },
 ): Promise<number> {
   const totals = { sent: 0, echoed: 0, lost: 0 };
   function say(text: string, event: "warning" | "lost"): void {
@@ -1000,27 +907,20 @@ async function runTalk(
   }
   const code = await withSocket(options, async (socket) => {
     let reported = ""; // the address whose silence is reported
-    try {
-      await converse(socket, openInput(words, prompt), openOutput(quiet), {
-        ...talk,
-        totals,
-        onReady: () => prompt.show(),
-        onLost: (text) => {
-          const isAnswered = totals.sent > totals.lost;
-          if (totals.lost > 1 && !isAnswered && !isTyped) return; // that nobody answers is reported
-          say(/^no answer [^;]*$/.test(text) ? text + START_HINT : text, "lost");
-        },
-        onRetry: (text) => {
-          if (reported !== socket.server) say(text, "warning");
-          reported = socket.server;
-        },
-      });
-    } catch (error) {
-      if (!(error instanceof NoAnswerError)) throw error; // that one was reported as a loss
-      socket.ignored.unmatched -= error.others; // and these with it
-    } finally {
-      prompt.end();
-    }
+    await converse(socket, openInput(words, prompt), openOutput(options.quiet), {
+      ...options,
+      totals,
+      onReady: () => prompt.show(),
+      onLost: (text) => {
+        const isAnswered = totals.sent > totals.lost;
+        if (totals.lost > 1 && !isAnswered && !options.isTyped) return; // the first was reported
+        say(/^no answer [^;]*$/.test(text) ? text + START_HINT : text, "lost");
+      },
+      onRetry: (text) => {
+        if (reported !== socket.server) say(text, "warning");
+        reported = socket.server;
+      },
+    }).finally(() => prompt.end());
     return totals.lost === 0 ? 0 : 1;
   });
   if (stdout.json) printJsonSummary(totals);
@@ -1045,35 +945,29 @@ function openOutput(quiet: boolean): WritableStream<Uint8Array> {
 
 /** Shows a probe as it runs, then what it found; the first signal ends it. Returns the exit code. */
 async function runProbe(
-  { timeoutSeconds, ...options }: OpenOptions,
-  { quiet, trace, hasTimeout, ...plan }: ProbePlan & {
-    quiet: boolean;
-    trace: boolean;
-    hasTimeout: boolean;
-  },
+  options: OpenOptions & ProbePlan & { quiet: boolean },
 ): Promise<number> {
+  const { intervalSeconds, timeoutSeconds, quiet, onTrace } = options;
   let book = new ProbeBook();
-  const code = await withSocket({ ...options, timeoutSeconds }, async (socket) => {
+  const code = await withSocket(options, async (socket) => {
     const interrupt = new AbortController();
     onSignals(() => {
       interrupt.abort();
-      if (book.isSilent && !hasTimeout) {
-        warn(`waiting ${SILENT_SECONDS} s at most for a first echo`);
-      }
+      if (!book.isSilent || timeoutSeconds !== undefined) return;
+      warn(`waiting ${SILENT_SECONDS} s at most for a first echo`);
     });
-    const endStatus = startStatus(quiet && !trace, () => {
+    const endStatus = startStatus(quiet && !onTrace, () => {
       const { sent, echoed, lost } = book.counts();
       return `${sent} sent, ${echoed} echoed, ${lost} not yet`;
     });
     await probe(socket, {
-      ...plan,
-      timeoutSeconds: hasTimeout ? timeoutSeconds : undefined,
+      ...options,
       signal: interrupt.signal,
       onEcho: (echo) => quiet ? undefined : printEcho(echo, socket.server),
       onProgress: (now) => book = now,
     }).finally(endStatus);
     const { sent, echoed, corrupt } = book.counts();
-    checkInterval(plan.intervalSeconds, sent, book.lastSentAt - book.firstSentAt);
+    checkInterval(intervalSeconds, sent, book.lastSentAt - book.firstSentAt);
     if (book.failure) warn((book.failure as Error).message);
     return echoed === sent && corrupt === 0 ? 0 : 1;
   });
@@ -1379,11 +1273,6 @@ function toCanonical(address: string): string {
   const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(host) ?? []; // IPv4, in IPv6
   if (!high || !low) return host + zone;
   return URL.parse(`http://${parseInt(high, 16) * 65_536 + parseInt(low, 16)}`)!.hostname;
-}
-
-/** A host as a permission names it: an IPv6 address in brackets. */
-function toPermission(hostname: string): string {
-  return hostname.includes(":") ? `[${hostname}]` : hostname;
 }
 
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */

@@ -75,7 +75,8 @@ class Server {
   readonly #onTrace: ((call: TraceCall) => void) | undefined;
   readonly #zone: string; // of the address that it is bound to, as in fe80::1%eth0
   readonly #network: LossyNetwork | undefined;
-  readonly #loops = new LoopGuard();
+  #replies = 0;
+  #remembered: { reply: Uint8Array; peer: string } | undefined; // one of them, to end loops
   readonly #sessions = new Map<string, Session>(); // by peer, the oldest first
   readonly #allAllowed = isAllAllowed();
   readonly #allowed = new Map<string, boolean>(); // by host, where not all are
@@ -124,14 +125,19 @@ class Server {
         if (!session) continue;
         const sentence = this.#takeSentence(bytes, session);
         const stops = isStopWord(sentence, this.#stopWords);
-        if (echo && fate) {
-          if (!await this.#sendCopies(bytes, { from, fate, session, stops })) continue;
-        } else if (echo) {
-          if (this.#isLoop(bytes, { reply: bytes, peer }) || this.#isOverRate(session)) continue;
-          this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
-          await this.#socket.send(bytes, from);
+        if (echo) {
+          const reply = fate?.reply ?? bytes;
+          if (this.#isLoop(bytes, { reply, peer }) || this.#isOverRate(session)) continue;
+          if (fate) await this.#sendCopies(fate, { from, session, stops });
+          else {
+            this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
+            await this.#socket.send(bytes, from);
+          }
         }
-        if (stops && !this.#isClosed) this.#endSession(session, { isEchoed: !(echo && fate) });
+        if (!stops || this.#isClosed) continue;
+        this.#endSession(session);
+        const isEchoed = !echo || !fate; // else it is once a copy of its echo is sent
+        if (isEchoed || this.#lingerSweeps < Infinity) this.#linger();
       } catch (error) {
         if (session) this.#failToSend(error, session.peer);
         else if (!this.#isClosed) await this.#surviveReceive(error);
@@ -245,14 +251,12 @@ class Server {
   }
 
   /** Sums up the session of a peer that stopped. What is remembered for --rate stays. */
-  #endSession(session: Session, { isEchoed }: { isEchoed: boolean }): void {
+  #endSession(session: Session): void {
     const { peer, messages, bytes, startedAt } = session;
     const seconds = secondsSince(startedAt);
     session.messages = session.bytes = 0;
-    if (!this.#options.quiet) {
-      this.#report({ event: "close", peer, reason: "stop", messages, bytes, seconds });
-    }
-    if (isEchoed || this.#lingerSweeps < Infinity) this.#linger();
+    if (this.#options.quiet) return;
+    this.#report({ event: "close", peer, reason: "stop", messages, bytes, seconds });
   }
 
   /** With --once: a peer has the echo of its stop word, but the word may be sent again. */
@@ -263,10 +267,21 @@ class Server {
 
   // ---- What is not answered ----
 
+  /**
+   * Whether a datagram is left out to end a loop: one that was forged to come from another echo
+   * server goes to and fro for ever (CERT CA-1996-01, CVE-2024-2169). Of every `LOOP_ROUNDS` replies
+   * one is remembered with its peer; if the very same comes back before the next one is, it is left
+   * out.
+   */
   #isLoop(datagram: Uint8Array, { reply, peer }: { reply: Uint8Array; peer: string }): boolean {
-    const isLoop = this.#loops.leavesOut(datagram, { reply, peer });
-    const why = `one of ${LOOP_ROUNDS} identical datagrams, which might go round for ever`;
-    if (isLoop) this.#leaveUnanswered(peer, why);
+    this.#replies++;
+    const known = this.#remembered;
+    const isLoop = known?.peer === peer && sameBytes(known.reply, datagram);
+    if (isLoop) {
+      const why = `one of ${LOOP_ROUNDS} identical datagrams, which might go round for ever`;
+      this.#leaveUnanswered(peer, why);
+      this.#remembered = undefined;
+    } else if (this.#replies % LOOP_ROUNDS === 0) this.#remembered = { reply: reply.slice(), peer };
     return isLoop;
   }
 
@@ -308,37 +323,26 @@ class Server {
 
   // ---- The lossy network ----
 
-  /** Hands a reply to the lossy network. Returns whether its datagram is dealt with. */
+  /** Sends the copies of a reply that the lossy network leaves of it, each when its time comes. */
   async #sendCopies(
-    datagram: Uint8Array,
-    { from, fate, session, stops }: {
-      from: Deno.NetAddr;
-      fate: Fate;
-      session: Session;
-      stops: boolean;
-    },
-  ): Promise<boolean> {
+    fate: Fate,
+    { from, session, stops }: { from: Deno.NetAddr; session: Session; stops: boolean },
+  ): Promise<void> {
     const { rate = 0, delayMs = 0 } = this.#options;
     const { peer } = session;
-    const { reply: bytes, delays: [first, ...others] } = fate;
-    if (this.#isLoop(datagram, { reply: bytes, peer })) return false;
-    if (fate.isDropped) {
-      this.#lose("--drop", bytes, peer);
-      return true;
-    }
-    if (this.#isOverRate(session)) return false;
-    if (fate.isLimited) {
+    const { reply: bytes, isDropped, isLimited } = fate;
+    if (isDropped) return this.#lose("--drop", bytes, peer);
+    if (isLimited) {
       const what = `the same datagram of ${peer} was doubled ${MAX_DOUBLED} times`;
       this.#warnOnce("doubled", `${what} and is not any more; number what you measure with`);
     }
-    const delays = [first, ...others.filter(() => session.takeToken(rate))];
-    const cost = bytes.length + delays.length * COPY_BYTES;
+    const delays = fate.delays.filter((_, i) => i === 0 || session.takeToken(rate));
+    const copies = delays.length;
+    const cost = bytes.length + copies * COPY_BYTES;
     if (this.#heldBytes + cost > MAX_HELD_BYTES) {
-      this.#leaveUnanswered(peer, "too many replies wait");
-      return false;
+      return this.#leaveUnanswered(peer, "too many replies wait");
     }
     this.#heldBytes += cost;
-    const copies = delays.length;
     const reply: Reply = { bytes, peer, to: from, stops, cost, copies, isSent: false };
     for (const ms of delays) {
       if (delayMs === 0) await this.#sendCopy(reply);
@@ -347,7 +351,6 @@ class Server {
         this.#held.set(timer, reply);
       }
     }
-    return true;
   }
 
   /** The time of a held copy has come. Copies are sent one by one: a socket has but one buffer. */
@@ -486,6 +489,11 @@ function isLinkLocal(hostname: string): boolean {
   return /^fe[89ab].:/.test(hostname);
 }
 
+/** A host as a permission names it: an IPv6 address in brackets. */
+function toPermission(hostname: string): string {
+  return hostname.includes(":") ? `[${hostname}]` : hostname;
+}
+
 /** Whether all of net is allowed, and no part of it denied. */
 function isAllAllowed(): boolean {
   const { state, partial } = Deno.permissions.querySync({ name: "net" });
@@ -497,28 +505,6 @@ function takeFirst<Value>(map: Map<string, Value>): Value {
   const [key, value] = map.entries().next().value!;
   map.delete(key);
   return value;
-}
-
-/**
- * Ends loops: a datagram that was forged to come from another echo server goes to and fro for ever
- * (CERT CA-1996-01, CVE-2024-2169). Of every `LOOP_ROUNDS` replies one is remembered with its peer;
- * if the very same comes back before the next one is, it is left out.
- */
-class LoopGuard {
-  #count = 0;
-  #remembered: { reply: Uint8Array; peer: string } | undefined;
-
-  leavesOut(
-    datagram: Uint8Array,
-    { reply, peer }: { reply: Uint8Array; peer: string },
-  ): boolean {
-    this.#count++;
-    const known = this.#remembered;
-    const isLeftOut = known?.peer === peer && sameBytes(known.reply, datagram);
-    if (isLeftOut) this.#remembered = undefined;
-    else if (this.#count % LOOP_ROUNDS === 0) this.#remembered = { reply: reply.slice(), peer };
-    return isLeftOut;
-  }
 }
 
 type Timer = ReturnType<typeof setTimeout>;
@@ -541,7 +527,7 @@ type Fate = {
   isDropped: boolean; // the reply
   isLimited: boolean; // it would be doubled, but was so often enough
   reply: Uint8Array; // a copy, as the buffer is received into again
-  delays: [number, ...number[]]; // ms, of each copy that is sent
+  delays: number[]; // ms, of each copy that is sent
 };
 
 /** Whether any fault of the lossy network is asked for. */
@@ -576,7 +562,7 @@ class LossyNetwork {
     if (isDamaged && bit < reply.length * 8) reply[bit >> 3]! ^= 1 << (bit & 7);
     const doubles = isDoubled && !isDropped && !isLost;
     const isLimited = duplicate > 0 && !this.#mayDouble(datagram, { peer, doubles });
-    const delays: Fate["delays"] = doubles && !isLimited ? [delay, otherDelay] : [otherDelay];
+    const delays = doubles && !isLimited ? [delay, otherDelay] : [otherDelay];
     return { isLost, isDropped, isLimited, reply, delays };
   }
 
@@ -748,41 +734,30 @@ export async function main(args: string[]): Promise<number> {
   });
   if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
   for (const word of flags._) refuse(word, args);
-  const stopWords = flags["no-stop"] ? [] : flags.stop;
-  toStopWords("--stop", stopWords);
+  toStopWords("--stop", flags.stop);
   const name = toHost(flags.host);
-  const port = toListenPort(flags.port);
-  const random = `${Math.floor(Math.random() * 2 ** 32)}`;
-  const faults = {
+  const options: ServeOptions = {
+    port: toListenPort(flags.port),
+    stopWords: flags["no-stop"] ? [] : flags.stop,
+    echo: !flags["no-echo"],
+    once: flags.once,
+    rate: toNumber("--rate", flags.rate, BOUNDS.rate),
     drop: toNumber("--drop", flags.drop, SHARE),
     dropRequest: toNumber("--drop-request", flags["drop-request"], SHARE),
     duplicate: toNumber("--duplicate", flags.duplicate, SHARE),
     corrupt: toNumber("--corrupt", flags.corrupt, SHARE),
     delayMs: toNumber("--delay", flags.delay, BOUNDS.delayMs),
-    seed: toNumber("--seed", flags.seed ?? random, BOUNDS.seed),
-  };
-  const rate = toNumber("--rate", flags.rate, BOUNDS.rate);
-  const [hostname = name] = await resolve(name);
-  requireNet(toPermission(hostname)); // without a port: replies go to any
-  if (flags.seed === undefined && isLossy(faults)) {
-    warn(`to repeat these faults: --seed ${faults.seed}`);
-  }
-  const stopping = new AbortController();
-  onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
-  const server = serve({
-    ...faults,
-    hostname,
-    port,
-    stopWords,
-    echo: !flags["no-echo"],
-    once: flags.once,
-    rate,
+    seed: toNumber("--seed", flags.seed ?? `${Math.floor(Math.random() * 2 ** 32)}`, BOUNDS.seed),
     quiet: flags.quiet,
-    signal: stopping.signal,
     onEvent: (event) => printEvent(event, { waits: false }),
     onTrace: flags.trace ? (call) => printTraceCall("server", call) : undefined,
-  });
-  await server.finished;
+  };
+  const [hostname = name] = await resolve(name);
+  requireNet(toPermission(hostname)); // without a port: replies go to any
+  if (!flags.seed && isLossy(options)) warn(`to repeat these faults: --seed ${options.seed}`);
+  const stopping = new AbortController();
+  onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
+  await serve({ ...options, hostname, signal: stopping.signal }).finished;
   return 0;
 }
 
@@ -873,11 +848,6 @@ function toCanonical(address: string): string {
   const [, high, low] = /^::ffff:([\da-f]+):([\da-f]+)$/.exec(host) ?? []; // IPv4, in IPv6
   if (!high || !low) return host + zone;
   return URL.parse(`http://${parseInt(high, 16) * 65_536 + parseInt(low, 16)}`)!.hostname;
-}
-
-/** A host as a permission names it: an IPv6 address in brackets. */
-function toPermission(hostname: string): string {
-  return hostname.includes(":") ? `[${hostname}]` : hostname;
 }
 
 /** A datagram or a line without the line end behind it, LF or CRLF, if there is one. */

@@ -863,6 +863,14 @@ Deno.test("a callback that throws ends what called it, in order", LIMIT, async (
       "onRetry",
       (_, silent) => withSocket(silent, quick, (s) => request(s, encode("hi"), { onRetry: fail })),
     ],
+    [
+      "onTrace, of the close of an address that never answered",
+      (server, silent) => {
+        const options = { ...quick, onTrace: failAt("close") };
+        const socket = new EchoSocket([silent.addr, server.addr], options);
+        return request(socket, encode("hi"), { retries: 0 });
+      },
+    ],
     ["onReady", (server) => withSocket(server, {}, (s) => talk(s, { onReady: fail }))],
     [
       "onLost",
@@ -894,6 +902,21 @@ Deno.test("a callback that throws ends what called it, in order", LIMIT, async (
       assertEquals(await assertRejects(() => run(server, silent), Error), fault);
     });
   }
+});
+
+Deno.test("a callback that throws closes the socket, with its error", LIMIT, async () => {
+  const fault = new Error("of the callback");
+  await using server = new UdpPeer(echo);
+  using socket = await openTo(server, {
+    onTrace: ({ call }) => {
+      if (call.startsWith("send")) throw fault;
+    },
+  });
+  for (let times = 0; times < 2; times++) {
+    const ask = (): Promise<unknown> => request(socket, encode("hi"));
+    assertEquals(await assertRejects(ask, Error), fault);
+  }
+  assertEquals(socket.closed.reason, fault);
 });
 
 Deno.test("a signal that many probes share keeps no listener", LIMIT, async () => {
