@@ -58,8 +58,9 @@ export function serve(options: ServeOptions = {}): EchoServer {
     throw cannot(`listen on ${formatAddress({ hostname, port })}`, bindFailure(port, cause));
   }
   try {
-    onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) });
-    return new Server(listener, stopWords, options).start();
+    const server = new Server(listener, stopWords, options);
+    server.watch(onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) }));
+    return server.start();
   } catch (error) {
     listener.close(); // a callback threw: nothing stays open
     throw error;
@@ -71,7 +72,7 @@ class Server {
   readonly #listener: Deno.TcpListener;
   readonly #stopWords: Uint8Array[];
   readonly #options: ServeOptions;
-  readonly #onTrace: ((call: TraceCall) => void) | undefined;
+  readonly #onTrace: ((call: TraceCall) => unknown) | undefined;
   readonly #connections = new Set<Connection>();
   readonly #bulk = new Set<Connection>(); // those that wait with a large buffer
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
@@ -91,13 +92,7 @@ class Server {
     this.#stopWords = stopWords;
     this.#options = options;
     const { onTrace } = options;
-    this.#onTrace = onTrace && ((call): void => {
-      try {
-        onTrace(call);
-      } catch (error) {
-        this.#abort(error);
-      }
-    });
+    this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
   }
 
   /** Step 4: accept each connection request; its new socket is for that client alone. */
@@ -105,7 +100,8 @@ class Server {
     const { once, maxConnections = MAX_CONNECTIONS } = this.#options;
     while (this.#accepting) {
       if (this.#connections.size >= maxConnections) {
-        this.#warnOnce("full", `${maxConnections} connections are open: others wait for an end`);
+        const open = maxConnections === 1 ? "1 connection is" : `${maxConnections} connections are`;
+        this.#warnOnce("full", `${open} open: others wait for an end`);
         await new Promise<void>((resolve) => this.#onFreed = resolve);
         continue;
       }
@@ -222,8 +218,7 @@ class Server {
     const { addr } = this.#listener;
     const { hostname, port } = addr;
     const { signal, onEvent } = this.#options;
-    const listening = onEvent?.({ event: "listening", transport: "tcp", hostname, port });
-    if (listening instanceof Promise) listening.catch((error) => this.#abort(error));
+    this.watch(onEvent?.({ event: "listening", transport: "tcp", hostname, port }));
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -336,17 +331,24 @@ class Server {
     this.#warned.add(kind);
   }
 
-  /**
-   * Reports an event; the promise is that of `onEvent`, if it returns one. What `onEvent` throws
-   * ends the server, and `finished` rejects with it.
-   */
+  /** Reports an event; the promise is that of `onEvent`, if it returns one. */
   #report(event: ServerEvent): Promise<unknown> | undefined {
+    const { onEvent } = this.#options;
+    if (onEvent) return this.#callBack(() => onEvent(event));
+  }
+
+  /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
+  #callBack(callback: () => unknown): Promise<unknown> | undefined {
     try {
-      const result = this.#options.onEvent?.(event);
-      if (result instanceof Promise) return result.catch((error) => this.#abort(error));
+      return this.watch(callback());
     } catch (error) {
       this.#abort(error);
     }
+  }
+
+  /** What a callback returns may be anything; a promise that rejects is a callback that throws. */
+  watch(returned: unknown): Promise<unknown> | undefined {
+    if (returned instanceof Promise) return returned.catch((error) => this.#abort(error));
   }
 
   #abort(error: unknown): void {
