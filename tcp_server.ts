@@ -671,7 +671,7 @@ function bindFailure(port: number, cause: unknown): unknown {
 function printEvent(event: ServerEvent, { waits }: { waits: boolean }): Promise<void> | undefined {
   if (event.event === "warning") return void warn(event.text);
   const keep = event.event === "close" || event.event === "shutdown";
-  return stdout.print(() => stdout.json ? toJson(event) : formatEvent(event), { keep, waits });
+  return stdout.print(stdout.json ? toJson(event) : formatEvent(event), { keep, waits });
 }
 
 /** `[127.0.0.1:53412] hello`: only what a peer said stands behind brackets. */
@@ -794,11 +794,10 @@ const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of 
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
 const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
-const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
+const FAST_MS = 10; // for a piece: at this pace a large one takes less than a second
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
-const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -845,26 +844,19 @@ function refuse(arg: string, args: string[]): never {
 }
 
 /** The value of a numeric option. @throws UsageError out of its bounds */
-function toNumber(option: string, text: string, bounds: Bounds): number {
-  const isNumber = (bounds.whole ?? true ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text);
-  return checkNumber(option, isNumber ? Number(text) : NaN, { ...bounds, text });
+function toNumber(option: string, text: string, { min, max, whole = true }: Bounds): number {
+  const isNumber = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)(e-\d+)?$/).test(text);
+  const number = isNumber ? Number(text) : NaN;
+  if (number >= min && number <= max) return number;
+  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
+  throw new UsageError(`${option} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** Checks the numbers among the options of a function. @throws UsageError out of their bounds */
 function checkBounds(options: object, bounds: Record<string, Bounds>): void {
   for (const [name, value] of Object.entries(options)) {
-    if (bounds[name] && value !== undefined) checkNumber(name, value, bounds[name]);
+    if (bounds[name] && value !== undefined) toNumber(name, `${value}`, bounds[name]);
   }
-}
-
-function checkNumber(
-  name: string,
-  number: number,
-  { min, max, whole = true, text = `${number}` }: Bounds & { text?: string },
-): number {
-  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return number;
-  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`${name} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** A host without the brackets of an IPv6 address. @throws UsageError */
@@ -999,11 +991,7 @@ function sleep(ms: number): Promise<void> {
  * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
  * of its own before it writes it: what was kept there must not be written again.
  */
-async function writePiece(
-  to: typeof Deno.stdout,
-  bytes: Uint8Array,
-  onWouldBlock = (): void => {},
-): Promise<number> {
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
   const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
   const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
   const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
@@ -1013,7 +1001,6 @@ async function writePiece(
       if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
-      onWouldBlock();
       if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
@@ -1024,7 +1011,6 @@ async function writePiece(
 class Output {
   json = false; // whether events are printed as JSON
   failed = false; // as the disk is full, or the terminal is gone
-  readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
@@ -1035,26 +1021,21 @@ class Output {
   #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
-  #isClosed = false;
+  #isClosed = false; // by its reader, as `head` does, or given up
 
-  constructor(readonly name: "stdout" | "stderr") {
-    this.closed.promise.catch(() => {}); // without a reader of it, that is no uncaught error
-  }
+  constructor(readonly name: "stdout" | "stderr") {}
 
   /**
    * Prints a line. Where there is no room, a line to `keep` is printed all the same; a caller that
    * `waits` gets a promise that resolves when there is room; other lines are dropped and counted.
    */
-  print(
-    line: () => string,
-    { end = "\n", keep = false, waits = false } = {},
-  ): Promise<void> | undefined {
+  print(line: string, { end = "\n", keep = false, waits = false } = {}): Promise<void> | undefined {
     if (this.#isClosed) return;
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
     if (isFull && !isWaitedFor) return this.#drop();
-    this.#waiting += line() + end;
+    this.#waiting += line + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
   }
@@ -1091,8 +1072,7 @@ class Output {
     const end = lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1; // no line is so long
     const large = lines.subarray(0, end || lines.length);
     try {
-      const stayWithSmall = (): void => void (this.#fastBytes = -Infinity);
-      const size = isLarge ? await to.write(large) : await writePiece(to, lines, stayWithSmall);
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
       const isFast = performance.now() - startedAt < FAST_MS;
       this.#fastBytes = isFast ? this.#fastBytes + size : Math.min(this.#fastBytes, 0);
       this.#unwritten = lines.subarray(size);
@@ -1100,7 +1080,7 @@ class Output {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
       // Nobody knows how much of the large piece was taken: it counts as lost.
       this.#fastBytes = -Infinity;
-      this.#dropped += linesIn(large);
+      this.#dropped += countLines(decoder.decode(large));
       this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
     }
     this.#silentTicks = 0;
@@ -1112,7 +1092,7 @@ class Output {
     if (error instanceof Deno.errors.BrokenPipe) {
       this.#isClosed = true;
       this.#waiting = "";
-      this.closed.reject(error);
+      if (this === stdout) stderr.flush().then(() => Deno.exit(1)); // nobody reads on
     } else if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
     this.failed = true;
   }
@@ -1147,25 +1127,21 @@ class Output {
   }
 
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
-  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
+  async flush(): Promise<void> {
     if (this.#isClosed) return;
-    for (let silent = 0; this.#writing && silent < ticks;) {
+    for (let silent = 0; this.#writing && silent < GIVE_UP_TICKS;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
       silent = Math.min(silent + 1, this.#silentTicks); // in which it waited and no byte was taken
     }
-    if (!this.#writing) {
-      if (this.#dropped === 0) return;
-      this.warnDropped();
-      return await this.flush();
-    }
-    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
+    if (!this.#writing) return this.warnDropped();
+    const lost = countLines(decoder.decode(this.#unwritten) + this.#waiting) + this.#dropped;
     this.#isClosed = true;
-    stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
+    stderr.print(`${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
 }
 
-function linesIn(bytes: Uint8Array): number {
-  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
+function countLines(text: string): number {
+  return text.split("\n").length - 1;
 }
 
 const stdout = new Output("stdout");
@@ -1186,8 +1162,8 @@ async function printText(text: string): Promise<number> {
 
 /** Warns a person on stderr; under --json it is an event on stdout, too. */
 function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
-  stderr.print(() => `${NAME}: ${escape(text)}`, { keep: true });
-  if (stdout.json) stdout.print(() => toJson({ event, text }), { keep: true });
+  stderr.print(`${NAME}: ${escape(text)}`, { keep: true });
+  if (stdout.json) stdout.print(toJson({ event, text }), { keep: true });
 }
 
 /** One socket call, for `--trace`. */
@@ -1215,7 +1191,7 @@ function printTraceCall(side: "client" | "server", traceCall: TraceCall): void {
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  stderr.print(() => line.trimEnd());
+  stderr.print(line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
@@ -1224,12 +1200,12 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   let code: number;
   try {
     requireDeno();
-    code = await Promise.race([main(Deno.args), stdout.closed.promise]);
+    code = await main(Deno.args);
   } catch (error) {
     code = reportError(error);
   }
   await Promise.all([stdout.flush(), stderr.flush()]);
-  await stderr.flush(REPORT_TICKS); // the report of what was not read
+  await Promise.all([stdout.flush(), stderr.flush()]); // the report of what was not read
   Deno.exit(code);
 }
 
@@ -1242,9 +1218,8 @@ function reportError(error: unknown): number {
 
 /** @throws Error where Deno is too old */
 function requireDeno(): void {
-  const toNumber = (version: string): number =>
-    version.split(".").reduce((sum, part) => sum * 1_000 + parseInt(part), 0);
-  if (toNumber(Deno.version.deno) >= toNumber(OLDEST_DENO)) return;
+  const sortable = (version: string): string => version.replace(/\d+/g, (n) => n.padStart(4, "0"));
+  if (sortable(Deno.version.deno) >= sortable(OLDEST_DENO)) return;
   throw new Error(`Deno ${Deno.version.deno} is too old: ${OLDEST_DENO} or later is needed`);
 }
 
