@@ -568,21 +568,14 @@ export async function main(args: string[]): Promise<number> {
   if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
   const stopWords = flags["no-stop"] ? [] : flags.stop;
   toStopWords("--stop", stopWords);
-  const hostname = toHost(flags.host);
-  const port = toNumber("--port", flags.port, BOUNDS.port);
-  const timeoutSeconds = toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds);
-  const waitSeconds = toNumber("--wait", flags.wait, BOUNDS.waitSeconds);
   const plan = toProbePlan(flags, args);
   checkMessages(flags._);
-  requireNet(formatAddress({ hostname, port }));
-  if (!plan && Deno.pid === 1) onSignals(); // no signal ends process 1 by itself
-  warnOfAddress(flags._);
   const prompt = new Prompt(!plan && flags._.length === 0 && Deno.stdin.isTerminal());
   const options = {
-    hostname,
-    port,
-    timeoutSeconds,
-    waitSeconds,
+    hostname: toHost(flags.host),
+    port: toNumber("--port", flags.port, BOUNDS.port),
+    timeoutSeconds: toNumber("--timeout", flags.timeout, BOUNDS.timeoutSeconds),
+    waitSeconds: toNumber("--wait", flags.wait, BOUNDS.waitSeconds),
     stopWords,
     echo: !flags["no-echo"],
     quiet: flags.quiet,
@@ -597,6 +590,9 @@ export async function main(args: string[]): Promise<number> {
       }
       : undefined,
   };
+  requireNet(formatAddress(options));
+  if (!plan && Deno.pid === 1) onSignals(); // no signal ends process 1 by itself
+  warnOfAddress(flags._);
   const code = plan ? await probe(plan, options) : await runTalk(flags._, prompt, options);
   await stdout.flush();
   return stdout.failed ? 1 : code;
@@ -1055,13 +1051,12 @@ function optionsOf(args: string[]): string[] {
 
 /** Refuses what parseArgs lets pass: an option named `_`, a value for an option that takes none. */
 function checkArgs(args: string[]): void {
-  // The help text has the names of an option before two blanks, and a value in capitals.
-  const names = HELP.split("\n").map((line) => line.trim().split("  ")[0]!);
-  const switches = names.filter((name) => !/ [A-Z]/.test(name)).flatMap((name) => name.split(", "));
   for (const arg of optionsOf(args)) {
-    const [name, value] = arg.split(/=(.*)/s);
-    if (/^--?_$/.test(name!)) refuse(arg, args);
-    if (value === undefined || !switches.includes(name!)) continue;
+    const [name = "", value] = arg.split(/=(.*)/s);
+    if (/^--?_$/.test(name)) refuse(arg, args);
+    // In its line of the help text, two blanks follow an option that takes no value.
+    const line = HELP.split("\n").find((line) => line.trim().split(/,? /).includes(name));
+    if (value === undefined || !/--\S+ {2}/.test(line ?? "")) continue;
     throw new UsageError(`${name} takes no value, so it cannot be ${quote(value)}`);
   }
 }
@@ -1203,13 +1198,13 @@ function requireNet(...addresses: string[]): void {
 function onSignals(stop?: () => void): void {
   const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
   const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
-  let firstAt = Infinity; // ms
+  let firstAt: number | undefined; // ms
   for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
     Deno.addSignalListener(signal as Deno.Signal, () => {
       const now = performance.now();
-      if (!stop || now - firstAt > SAME_SIGNAL_MS) Deno.exit(code);
-      if (firstAt === Infinity) stop();
-      firstAt = Math.min(firstAt, now);
+      if (!stop || now - (firstAt ?? now) > SAME_SIGNAL_MS) Deno.exit(code);
+      if (firstAt === undefined) stop();
+      firstAt ??= now;
     });
   }
 }
@@ -1267,7 +1262,11 @@ class Output {
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
-    if (isFull && !isWaitedFor) return this.#drop();
+    if (isFull && !isWaitedFor) {
+      this.#dropped++;
+      this.#isRead = this.#silentTicks < STUCK_TICKS;
+      return;
+    }
     this.#waiting += line + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
@@ -1344,11 +1343,6 @@ class Output {
     if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
-  #drop(): undefined {
-    this.#dropped++;
-    this.#isRead = this.#silentTicks < STUCK_TICKS;
-  }
-
   /** Warns of the lines that were dropped since the last warning, if there are any. */
   warnDropped(): void {
     if (this.#dropped === 0) return;
@@ -1381,8 +1375,8 @@ const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
 /**
- * Prints a short text to stdout, and returns the exit code. That it waits for its write gives Deno
- * the time to keep what it compiled: the next start takes a tenth less. @throws Error where it cannot
+ * Prints a text to stdout at once, and returns the exit code. The wait for its write gives Deno the
+ * time to keep what it compiled: the next start takes a tenth less. @throws Error where it cannot
  */
 async function printText(text: string): Promise<number> {
   try {

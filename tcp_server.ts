@@ -84,7 +84,6 @@ class Server {
   #turnEndedAt = 0; // ms
   #silentSweeps = 0; // since a byte came from anybody
   #endsAt = Infinity; // ms: what is still open then is closed
-  #overdueSweeps = 0; // since then
   #failure: { error: unknown } | undefined; // what a callback threw
 
   constructor(listener: Deno.TcpListener, stopWords: Uint8Array[], options: ServeOptions) {
@@ -374,21 +373,21 @@ class Server {
 
   /**
    * Ends sentences and connections that are silent for too long, and closes what had its time to
-   * close. Silence is counted in sweeps, as a suspended process has none; a time is over only at the
-   * second sweep behind it, so that what arrived meanwhile was read.
+   * close. Silence is counted in sweeps, as a suspended process has none; before it judges, what
+   * arrived meanwhile is read.
    */
   async #sweep(): Promise<void> {
-    for (let timers = 0; timers < 3; timers++) await sleep(1); // starved, it reads what came first
+    for (let timers = 0; timers < 3; timers++) await sleep(1); // sockets are read between timers
     const now = performance.now();
     const { idleSeconds } = this.#options;
     const idleSweeps = (idleSeconds || Infinity) * 1000 / SWEEP_MS;
     const allSilent = this.#silentSweeps++ >= DRAINED_SWEEPS; // else one may wait for its turn
-    const isOver = now >= this.#endsAt && this.#overdueSweeps++ > 0;
+    const isOver = now >= this.#endsAt;
     if (now >= this.#endsAt - GRACE_MS + REPORT_MS && !isOver) this.#reportWaiting();
     for (const connection of this.#connections) {
       const silent = connection.isAwaited ? connection.silentSweeps++ : 0;
       if (silent >= SENTENCE_SWEEPS && !connection.isWriting) this.#endSilentSentence(connection);
-      if (isOver || now >= connection.closesAt && connection.overdueSweeps++ > 0) {
+      if (isOver || now >= connection.closesAt) {
         connection.reason ??= "shutdown";
         this.#close(connection);
       } else if (connection.reason) continue;
@@ -434,7 +433,6 @@ class Connection {
   printing: Promise<unknown> | undefined; // while its lines wait for room in the output
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
-  overdueSweeps = 0; // since then
   served: Promise<void> | undefined; // resolves when it is closed
   #onResume = (): void => {};
   #largeBuffer: Uint8Array<ArrayBuffer> | undefined;
@@ -597,28 +595,24 @@ export async function main(args: string[]): Promise<number> {
   }
   const stopWords = flags["no-stop"] ? [] : flags.stop;
   toStopWords("--stop", stopWords);
-  const hostname = toHost(flags.host);
-  const port = toListenPort(flags.port);
-  const idleSeconds = toNumber("--idle", flags.idle, BOUNDS.idleSeconds);
-  const maxConnections = toNumber(
-    "--max-connections",
-    flags["max-connections"],
-    BOUNDS.maxConnections,
-  );
-  requireNet(formatAddress({ hostname, port }));
+  const most = flags["max-connections"];
+  const options = {
+    hostname: toHost(flags.host),
+    port: toListenPort(flags.port),
+    stopWords,
+    echo: !flags["no-echo"],
+    once: flags.once,
+    idleSeconds: toNumber("--idle", flags.idle, BOUNDS.idleSeconds),
+    maxConnections: toNumber("--max-connections", most, BOUNDS.maxConnections),
+    reusePort: flags["reuse-port"],
+    quiet: flags.quiet,
+  };
+  requireNet(formatAddress(options));
   const stopping = new AbortController();
   const { signal } = stopping;
   onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
-    hostname,
-    port,
-    stopWords,
-    echo: !flags["no-echo"],
-    once: flags.once,
-    idleSeconds,
-    maxConnections,
-    reusePort: flags["reuse-port"],
-    quiet: flags.quiet,
+    ...options,
     signal,
     onEvent: (event) => printEvent(event, { waits: !signal.aborted }),
     onTrace: flags.trace ? (call) => printTraceCall("server", call) : undefined,
@@ -822,13 +816,12 @@ function optionsOf(args: string[]): string[] {
 
 /** Refuses what parseArgs lets pass: an option named `_`, a value for an option that takes none. */
 function checkArgs(args: string[]): void {
-  // The help text has the names of an option before two blanks, and a value in capitals.
-  const names = HELP.split("\n").map((line) => line.trim().split("  ")[0]!);
-  const switches = names.filter((name) => !/ [A-Z]/.test(name)).flatMap((name) => name.split(", "));
   for (const arg of optionsOf(args)) {
-    const [name, value] = arg.split(/=(.*)/s);
-    if (/^--?_$/.test(name!)) refuse(arg, args);
-    if (value === undefined || !switches.includes(name!)) continue;
+    const [name = "", value] = arg.split(/=(.*)/s);
+    if (/^--?_$/.test(name)) refuse(arg, args);
+    // In its line of the help text, two blanks follow an option that takes no value.
+    const line = HELP.split("\n").find((line) => line.trim().split(/,? /).includes(name));
+    if (value === undefined || !/--\S+ {2}/.test(line ?? "")) continue;
     throw new UsageError(`${name} takes no value, so it cannot be ${quote(value)}`);
   }
 }
@@ -970,13 +963,13 @@ function requireNet(...addresses: string[]): void {
 function onSignals(stop?: () => void): void {
   const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
   const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
-  let firstAt = Infinity; // ms
+  let firstAt: number | undefined; // ms
   for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
     Deno.addSignalListener(signal as Deno.Signal, () => {
       const now = performance.now();
-      if (!stop || now - firstAt > SAME_SIGNAL_MS) Deno.exit(code);
-      if (firstAt === Infinity) stop();
-      firstAt = Math.min(firstAt, now);
+      if (!stop || now - (firstAt ?? now) > SAME_SIGNAL_MS) Deno.exit(code);
+      if (firstAt === undefined) stop();
+      firstAt ??= now;
     });
   }
 }
@@ -1034,7 +1027,11 @@ class Output {
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
-    if (isFull && !isWaitedFor) return this.#drop();
+    if (isFull && !isWaitedFor) {
+      this.#dropped++;
+      this.#isRead = this.#silentTicks < STUCK_TICKS;
+      return;
+    }
     this.#waiting += line + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
@@ -1111,11 +1108,6 @@ class Output {
     if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
-  #drop(): undefined {
-    this.#dropped++;
-    this.#isRead = this.#silentTicks < STUCK_TICKS;
-  }
-
   /** Warns of the lines that were dropped since the last warning, if there are any. */
   warnDropped(): void {
     if (this.#dropped === 0) return;
@@ -1148,8 +1140,8 @@ const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
 /**
- * Prints a short text to stdout, and returns the exit code. That it waits for its write gives Deno
- * the time to keep what it compiled: the next start takes a tenth less. @throws Error where it cannot
+ * Prints a text to stdout at once, and returns the exit code. The wait for its write gives Deno the
+ * time to keep what it compiled: the next start takes a tenth less. @throws Error where it cannot
  */
 async function printText(text: string): Promise<number> {
   try {
