@@ -1180,10 +1180,7 @@ function toMicroseconds(ms: number): number {
 }
 
 /** Prints an event as JSON; the promise is that of {@linkcode Output.print}. */
-function printJson(
-  event: Record<string, unknown>,
-  { keep = false } = {},
-): Promise<void> | undefined {
+function printJson(event: object, { keep = false } = {}): Promise<void> | undefined {
   return stdout.print(toJson(event), { keep, waits: true });
 }
 
@@ -1222,21 +1219,17 @@ export function formatRoundTrips(times: number[]): string[] {
 
 /** A bar for each step of round trips, from 20 µs on: 1, 2, 5, 10 …; the last has no upper end. */
 function histogram(times: number[]): string[] {
-  const counts = [...BARS_MS, Infinity].map(() => 0);
-  for (const time of times) {
-    const step = BARS_MS.findIndex((ms) => time <= ms);
-    counts[step < 0 ? BARS_MS.length : step]!++;
-  }
+  const counts = [...BARS_MS, Infinity].map((to, i) => {
+    const from = BARS_MS[i - 1] ?? -Infinity;
+    return times.filter((time) => time > from && time <= to).length;
+  });
   const most = Math.max(...counts);
   const bars = counts.map((count, i) => {
     const ms = BARS_MS[i] ?? BARS_MS.at(-1)!;
     const [number, unit] = ms < 1 ? [ms * 1000, "µs"] : ms < 1000 ? [ms, "ms"] : [ms / 1000, "s"];
-    const label = `${i < BARS_MS.length ? "to" : "over"} ${Math.round(number)} ${unit}`.padStart(
-      10,
-    );
-    return `${label} ${String(count).padStart(7)} ${
-      "█".repeat(Math.ceil(count / most * BAR_COLUMNS))
-    }`.trimEnd();
+    const label = `${i < BARS_MS.length ? "to" : "over"} ${Math.round(number)} ${unit}`;
+    const bar = "█".repeat(Math.ceil(count / most * BAR_COLUMNS));
+    return `${label.padStart(10)} ${`${count}`.padStart(7)} ${bar}`.trimEnd();
   });
   return bars.slice(counts.findIndex(Boolean), counts.findLastIndex(Boolean) + 1);
 }
@@ -1262,16 +1255,13 @@ function startStatus(shown: boolean, status: () => string): () => Promise<void> 
 
 /** The prompt of a person who types; there is none for a pipe. */
 class Prompt {
-  readonly #shown: boolean;
   #isUnanswered = false;
 
-  constructor(shown: boolean) {
-    this.#shown = shown;
-  }
+  constructor(readonly isShown: boolean) {}
 
   show(): void {
-    if (this.#shown) stderr.print("> ", { end: "" });
-    this.#isUnanswered = this.#shown;
+    if (this.isShown) stderr.print("> ", { end: "" });
+    this.#isUnanswered = this.isShown;
   }
 
   answer(): void {
@@ -1300,17 +1290,6 @@ function openInput(words: string[], prompt: Prompt): ReadableStream<Uint8Array> 
     }
   }
   return ReadableStream.from(read());
-}
-
-/** Writes an echo to stdout, byte for byte; a slow reader is waited for. */
-async function writeOut(bytes: Uint8Array): Promise<void> {
-  try {
-    for (let rest = bytes; rest.length > 0;) {
-      rest = rest.subarray(await writePiece(Deno.stdout, rest));
-    }
-  } catch (error) {
-    throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
-  }
 }
 
 /** Writes text to a terminal, safe to see, below what stderr has there. */
@@ -1524,7 +1503,7 @@ function quote(text: string): string {
 }
 
 /** An event as one line of JSON, as safe to see as escaped text. */
-function toJson(event: Record<string, unknown>): string {
+function toJson(event: object): string {
   const hex = (unit: string): string => unit.charCodeAt(0).toString(16).padStart(4, "0");
   return JSON.stringify({ time: new Date().toISOString(), ...event })
     .replace(UNSAFE, (char) => char.replace(/[^]/g, (unit) => `\\u${hex(unit)}`));
@@ -1754,17 +1733,21 @@ function countLines(text: string): number {
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/**
- * Prints a text to stdout at once, and returns the exit code. The wait for its write gives Deno the
- * time to keep what it compiled: the next start takes a tenth less. @throws Error where it cannot
- */
-async function printText(text: string): Promise<number> {
+/** Writes to stdout at once, byte for byte; a slow reader is waited for. */
+async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await Deno.stdout.write(encoder.encode(`${text}\n`));
-    return 0;
+    for (let rest = bytes; rest.length > 0;) {
+      rest = rest.subarray(await writePiece(Deno.stdout, rest));
+    }
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
+}
+
+/** Prints a text, and returns the exit code. While it waits, Deno keeps what it compiled. */
+async function printText(text: string): Promise<number> {
+  await writeOut(encoder.encode(`${text}\n`));
+  return 0;
 }
 
 /** Warns a person on stderr; under --json it is an event on stdout, too. */

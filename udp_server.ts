@@ -1018,7 +1018,7 @@ function quote(text: string): string {
 }
 
 /** An event as one line of JSON, as safe to see as escaped text. */
-function toJson(event: Record<string, unknown>): string {
+function toJson(event: object): string {
   const hex = (unit: string): string => unit.charCodeAt(0).toString(16).padStart(4, "0");
   return JSON.stringify({ time: new Date().toISOString(), ...event })
     .replace(UNSAFE, (char) => char.replace(/[^]/g, (unit) => `\\u${hex(unit)}`));
@@ -1248,17 +1248,21 @@ function countLines(text: string): number {
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/**
- * Prints a text to stdout at once, and returns the exit code. The wait for its write gives Deno the
- * time to keep what it compiled: the next start takes a tenth less. @throws Error where it cannot
- */
-async function printText(text: string): Promise<number> {
+/** Writes to stdout at once, byte for byte; a slow reader is waited for. */
+async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await Deno.stdout.write(encoder.encode(`${text}\n`));
-    return 0;
+    for (let rest = bytes; rest.length > 0;) {
+      rest = rest.subarray(await writePiece(Deno.stdout, rest));
+    }
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
+}
+
+/** Prints a text, and returns the exit code. While it waits, Deno keeps what it compiled. */
+async function printText(text: string): Promise<number> {
+  await writeOut(encoder.encode(`${text}\n`));
+  return 0;
 }
 
 /** Warns a person on stderr; under --json it is an event on stdout, too. */
