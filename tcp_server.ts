@@ -119,11 +119,12 @@ class Server {
   /** Step 5: receive and send. Every byte goes back as it came, in order. */
   async #serveClient(connection: Connection): Promise<void> {
     const { conn, peer } = connection;
-    const { echo = true } = this.#options;
+    const { echo = true, quiet } = this.#options;
     const small = new Uint8Array(BUFFER_BYTES);
     let buffer = small;
     try {
-      this.#opened(connection);
+      setSocketOptions(conn);
+      if (!quiet) connection.printing = this.#report({ event: "open", peer });
       while (true) {
         if (connection.printing) await connection.printed(); // meanwhile its sender slows down
         connection.isAwaited = true;
@@ -147,7 +148,9 @@ class Server {
           else if (at < size) await this.#yieldToOthers(LINES_TURN_MS);
         }
         if (size > BUFFER_BYTES) await this.#yieldToOthers(BULK_TURN_MS);
-        buffer = this.#needsLargeBuffer(connection, size, buffer) ? connection.largeBuffer : small;
+        buffer = this.#needsLargeBuffer(connection, size, buffer)
+          ? connection.largeBuffer ??= new Uint8Array(LARGE_BUFFER_BYTES)
+          : small;
       }
       this.#onTrace?.({ step: "5", call: "read() = null", peer, note: "FIN (inferred)" });
     } catch (error) {
@@ -282,13 +285,7 @@ class Server {
     });
   }
 
-  // ---- The beginning and the end of a connection ----
-
-  #opened(connection: Connection): void {
-    const { conn, peer } = connection;
-    setSocketOptions(conn);
-    if (!this.#options.quiet) connection.printing = this.#report({ event: "open", peer });
-  }
+  // ---- The end of a connection ----
 
   /** What fails in a connection stays in it: a reset, a network that is down. */
   #fail(connection: Connection, error: unknown): void {
@@ -401,7 +398,7 @@ class Server {
   /** Silence ends a sentence without a line end; the large buffer is not needed until more comes. */
   #endSilentSentence(connection: Connection): void {
     const { lines } = connection;
-    connection.giveLargeBufferBack();
+    connection.largeBuffer = undefined;
     if (!lines.isUnended || connection.reason) return;
     if (this.#takeSentence(connection, lines.takeUnended())) this.#halfClose(connection, "stop");
   }
@@ -434,8 +431,8 @@ class Connection {
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
   served: Promise<void> | undefined; // resolves when it is closed
+  largeBuffer: Uint8Array<ArrayBuffer> | undefined; // until it falls silent
   #onResume = (): void => {};
-  #largeBuffer: Uint8Array<ArrayBuffer> | undefined;
 
   constructor(conn: Deno.TcpConn) {
     this.conn = conn;
@@ -455,14 +452,6 @@ class Connection {
   resume(): void {
     this.printing = undefined;
     this.#onResume();
-  }
-
-  get largeBuffer(): Uint8Array<ArrayBuffer> {
-    return this.#largeBuffer ??= new Uint8Array(LARGE_BUFFER_BYTES);
-  }
-
-  giveLargeBufferBack(): void {
-    this.#largeBuffer = undefined;
   }
 }
 
