@@ -91,7 +91,7 @@ class Server {
     this.#stopWords = stopWords;
     this.#options = options;
     const { onTrace } = options;
-    this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
+    this.#onTrace = onTrace && ((call) => this.#callBack(onTrace, call));
   }
 
   /** Step 4: accept each connection request; its new socket is for that client alone. */
@@ -330,13 +330,13 @@ class Server {
   /** Reports an event; the promise is that of `onEvent`, if it returns one. */
   #report(event: ServerEvent): Promise<unknown> | undefined {
     const { onEvent } = this.#options;
-    if (onEvent) return this.#callBack(() => onEvent(event));
+    if (onEvent) return this.#callBack(onEvent, event);
   }
 
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
-  #callBack(callback: () => unknown): Promise<unknown> | undefined {
+  #callBack<T>(callback: (argument: T) => unknown, argument: T): Promise<unknown> | undefined {
     try {
-      return this.watch(callback());
+      return this.watch(callback(argument));
     } catch (error) {
       this.#abort(error);
     }
@@ -777,7 +777,7 @@ const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of 
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
 const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
-const FAST_MS = 10; // for a piece: at this pace a large one takes less than a second
+const FAST_MS = 10; // for a piece; one that is tried again, as stdout does not block, takes longer
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
