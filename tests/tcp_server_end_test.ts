@@ -575,6 +575,12 @@ Deno.test("options out of their bounds are a RangeError that names them", LIMIT,
   }
 });
 
+Deno.test("a number that is written with an exponent is in bounds", LIMIT, async () => {
+  assertEquals(`${1e-7}`, "1e-7");
+  await using server = serve({ port: 0, idleSeconds: 1e-7 });
+  assertGreater(server.addr.port, 0);
+});
+
 Deno.test("of a signal that many servers shared no listener is left", LIMIT, async () => {
   const stop = new AbortController();
   const { signal } = stop;
