@@ -58,8 +58,9 @@ export function serve(options: ServeOptions = {}): EchoServer {
     throw cannot(`listen on ${formatAddress({ hostname, port })}`, bindFailure(port, cause));
   }
   try {
-    onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) });
-    return new Server(listener, stopWords, options).start();
+    const server = new Server(listener, stopWords, options);
+    server.watch(onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) }));
+    return server.start();
   } catch (error) {
     listener.close(); // a callback threw: nothing stays open
     throw error;
@@ -71,7 +72,7 @@ class Server {
   readonly #listener: Deno.TcpListener;
   readonly #stopWords: Uint8Array[];
   readonly #options: ServeOptions;
-  readonly #onTrace: ((call: TraceCall) => void) | undefined;
+  readonly #onTrace: ((call: TraceCall) => unknown) | undefined;
   readonly #connections = new Set<Connection>();
   readonly #bulk = new Set<Connection>(); // those that wait with a large buffer
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
@@ -83,7 +84,6 @@ class Server {
   #turnEndedAt = 0; // ms
   #silentSweeps = 0; // since a byte came from anybody
   #endsAt = Infinity; // ms: what is still open then is closed
-  #overdueSweeps = 0; // since then
   #failure: { error: unknown } | undefined; // what a callback threw
 
   constructor(listener: Deno.TcpListener, stopWords: Uint8Array[], options: ServeOptions) {
@@ -91,13 +91,7 @@ class Server {
     this.#stopWords = stopWords;
     this.#options = options;
     const { onTrace } = options;
-    this.#onTrace = onTrace && ((call): void => {
-      try {
-        onTrace(call);
-      } catch (error) {
-        this.#abort(error);
-      }
-    });
+    this.#onTrace = onTrace && ((call) => this.#callBack(onTrace, call));
   }
 
   /** Step 4: accept each connection request; its new socket is for that client alone. */
@@ -105,7 +99,8 @@ class Server {
     const { once, maxConnections = MAX_CONNECTIONS } = this.#options;
     while (this.#accepting) {
       if (this.#connections.size >= maxConnections) {
-        this.#warnOnce("full", `${maxConnections} connections are open: others wait for an end`);
+        const open = maxConnections === 1 ? "1 connection is" : `${maxConnections} connections are`;
+        this.#warnOnce("full", `${open} open: others wait for an end`);
         await new Promise<void>((resolve) => this.#onFreed = resolve);
         continue;
       }
@@ -124,11 +119,12 @@ class Server {
   /** Step 5: receive and send. Every byte goes back as it came, in order. */
   async #serveClient(connection: Connection): Promise<void> {
     const { conn, peer } = connection;
-    const { echo = true } = this.#options;
+    const { echo = true, quiet } = this.#options;
     const small = new Uint8Array(BUFFER_BYTES);
     let buffer = small;
     try {
-      this.#opened(connection);
+      setSocketOptions(conn);
+      if (!quiet) connection.printing = this.#report({ event: "open", peer });
       while (true) {
         if (connection.printing) await connection.printed(); // meanwhile its sender slows down
         connection.isAwaited = true;
@@ -152,7 +148,9 @@ class Server {
           else if (at < size) await this.#yieldToOthers(LINES_TURN_MS);
         }
         if (size > BUFFER_BYTES) await this.#yieldToOthers(BULK_TURN_MS);
-        buffer = this.#needsLargeBuffer(connection, size, buffer) ? connection.largeBuffer : small;
+        buffer = this.#needsLargeBuffer(connection, size, buffer)
+          ? connection.largeBuffer ??= new Uint8Array(LARGE_BUFFER_BYTES)
+          : small;
       }
       this.#onTrace?.({ step: "5", call: "read() = null", peer, note: "FIN (inferred)" });
     } catch (error) {
@@ -222,8 +220,7 @@ class Server {
     const { addr } = this.#listener;
     const { hostname, port } = addr;
     const { signal, onEvent } = this.#options;
-    const listening = onEvent?.({ event: "listening", transport: "tcp", hostname, port });
-    if (listening instanceof Promise) listening.catch((error) => this.#abort(error));
+    this.watch(onEvent?.({ event: "listening", transport: "tcp", hostname, port }));
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -288,13 +285,7 @@ class Server {
     });
   }
 
-  // ---- The beginning and the end of a connection ----
-
-  #opened(connection: Connection): void {
-    const { conn, peer } = connection;
-    setSocketOptions(conn);
-    if (!this.#options.quiet) connection.printing = this.#report({ event: "open", peer });
-  }
+  // ---- The end of a connection ----
 
   /** What fails in a connection stays in it: a reset, a network that is down. */
   #fail(connection: Connection, error: unknown): void {
@@ -336,17 +327,24 @@ class Server {
     this.#warned.add(kind);
   }
 
-  /**
-   * Reports an event; the promise is that of `onEvent`, if it returns one. What `onEvent` throws
-   * ends the server, and `finished` rejects with it.
-   */
+  /** Reports an event; the promise is that of `onEvent`, if it returns one. */
   #report(event: ServerEvent): Promise<unknown> | undefined {
+    const { onEvent } = this.#options;
+    if (onEvent) return this.#callBack(onEvent, event);
+  }
+
+  /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
+  #callBack<T>(callback: (argument: T) => unknown, argument: T): Promise<unknown> | undefined {
     try {
-      const result = this.#options.onEvent?.(event);
-      if (result instanceof Promise) return result.catch((error) => this.#abort(error));
+      return this.watch(callback(argument));
     } catch (error) {
       this.#abort(error);
     }
+  }
+
+  /** What a callback returns may be anything; a promise that rejects is a callback that throws. */
+  watch(returned: unknown): Promise<unknown> | undefined {
+    if (returned instanceof Promise) return returned.catch((error) => this.#abort(error));
   }
 
   #abort(error: unknown): void {
@@ -372,21 +370,21 @@ class Server {
 
   /**
    * Ends sentences and connections that are silent for too long, and closes what had its time to
-   * close. Silence is counted in sweeps, as a suspended process has none; a time is over only at the
-   * second sweep behind it, so that what arrived meanwhile was read.
+   * close. Silence is counted in sweeps, as a suspended process has none; before it judges, what
+   * arrived meanwhile is read.
    */
   async #sweep(): Promise<void> {
-    for (let timers = 0; timers < 3; timers++) await sleep(1); // starved, it reads what came first
+    for (let timers = 0; timers < 3; timers++) await sleep(1); // sockets are read between timers
     const now = performance.now();
     const { idleSeconds } = this.#options;
     const idleSweeps = (idleSeconds || Infinity) * 1000 / SWEEP_MS;
     const allSilent = this.#silentSweeps++ >= DRAINED_SWEEPS; // else one may wait for its turn
-    const isOver = now >= this.#endsAt && this.#overdueSweeps++ > 0;
+    const isOver = now >= this.#endsAt;
     if (now >= this.#endsAt - GRACE_MS + REPORT_MS && !isOver) this.#reportWaiting();
     for (const connection of this.#connections) {
       const silent = connection.isAwaited ? connection.silentSweeps++ : 0;
       if (silent >= SENTENCE_SWEEPS && !connection.isWriting) this.#endSilentSentence(connection);
-      if (isOver || now >= connection.closesAt && connection.overdueSweeps++ > 0) {
+      if (isOver || now >= connection.closesAt) {
         connection.reason ??= "shutdown";
         this.#close(connection);
       } else if (connection.reason) continue;
@@ -400,7 +398,7 @@ class Server {
   /** Silence ends a sentence without a line end; the large buffer is not needed until more comes. */
   #endSilentSentence(connection: Connection): void {
     const { lines } = connection;
-    connection.giveLargeBufferBack();
+    connection.largeBuffer = undefined;
     if (!lines.isUnended || connection.reason) return;
     if (this.#takeSentence(connection, lines.takeUnended())) this.#halfClose(connection, "stop");
   }
@@ -432,10 +430,9 @@ class Connection {
   printing: Promise<unknown> | undefined; // while its lines wait for room in the output
   reason: CloseReason | undefined; // why the server half-closed, once it has
   closesAt = Infinity; // ms: the client had its time to close
-  overdueSweeps = 0; // since then
   served: Promise<void> | undefined; // resolves when it is closed
+  largeBuffer: Uint8Array<ArrayBuffer> | undefined; // until it falls silent
   #onResume = (): void => {};
-  #largeBuffer: Uint8Array<ArrayBuffer> | undefined;
 
   constructor(conn: Deno.TcpConn) {
     this.conn = conn;
@@ -455,14 +452,6 @@ class Connection {
   resume(): void {
     this.printing = undefined;
     this.#onResume();
-  }
-
-  get largeBuffer(): Uint8Array<ArrayBuffer> {
-    return this.#largeBuffer ??= new Uint8Array(LARGE_BUFFER_BYTES);
-  }
-
-  giveLargeBufferBack(): void {
-    this.#largeBuffer = undefined;
   }
 }
 
@@ -595,28 +584,24 @@ export async function main(args: string[]): Promise<number> {
   }
   const stopWords = flags["no-stop"] ? [] : flags.stop;
   toStopWords("--stop", stopWords);
-  const hostname = toHost(flags.host);
-  const port = toListenPort(flags.port);
-  const idleSeconds = toNumber("--idle", flags.idle, BOUNDS.idleSeconds);
-  const maxConnections = toNumber(
-    "--max-connections",
-    flags["max-connections"],
-    BOUNDS.maxConnections,
-  );
-  requireNet(formatAddress({ hostname, port }));
+  const most = flags["max-connections"];
+  const options = {
+    hostname: toHost(flags.host),
+    port: toListenPort(flags.port),
+    stopWords,
+    echo: !flags["no-echo"],
+    once: flags.once,
+    idleSeconds: toNumber("--idle", flags.idle, BOUNDS.idleSeconds),
+    maxConnections: toNumber("--max-connections", most, BOUNDS.maxConnections),
+    reusePort: flags["reuse-port"],
+    quiet: flags.quiet,
+  };
+  requireNet(formatAddress(options));
   const stopping = new AbortController();
   const { signal } = stopping;
   onSignals(() => stopping.abort()); // before the ready line: a signal may come right behind it
   const server = serve({
-    hostname,
-    port,
-    stopWords,
-    echo: !flags["no-echo"],
-    once: flags.once,
-    idleSeconds,
-    maxConnections,
-    reusePort: flags["reuse-port"],
-    quiet: flags.quiet,
+    ...options,
     signal,
     onEvent: (event) => printEvent(event, { waits: !signal.aborted }),
     onTrace: flags.trace ? (call) => printTraceCall("server", call) : undefined,
@@ -669,7 +654,7 @@ function bindFailure(port: number, cause: unknown): unknown {
 function printEvent(event: ServerEvent, { waits }: { waits: boolean }): Promise<void> | undefined {
   if (event.event === "warning") return void warn(event.text);
   const keep = event.event === "close" || event.event === "shutdown";
-  return stdout.print(() => stdout.json ? toJson(event) : formatEvent(event), { keep, waits });
+  return stdout.print(stdout.json ? toJson(event) : formatEvent(event), { keep, waits });
 }
 
 /** `[127.0.0.1:53412] hello`: only what a peer said stands behind brackets. */
@@ -792,11 +777,10 @@ const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of 
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
 const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
-const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
+const FAST_MS = 10; // for a piece; one that is tried again, as stdout does not block, takes longer
 const TICK_MS = 100; // between two looks at whether anybody reads
 const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
 const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
-const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -821,13 +805,12 @@ function optionsOf(args: string[]): string[] {
 
 /** Refuses what parseArgs lets pass: an option named `_`, a value for an option that takes none. */
 function checkArgs(args: string[]): void {
-  // The help text has the names of an option before two blanks, and a value in capitals.
-  const names = HELP.split("\n").map((line) => line.trim().split("  ")[0]!);
-  const switches = names.filter((name) => !/ [A-Z]/.test(name)).flatMap((name) => name.split(", "));
   for (const arg of optionsOf(args)) {
-    const [name, value] = arg.split(/=(.*)/s);
-    if (/^--?_$/.test(name!)) refuse(arg, args);
-    if (value === undefined || !switches.includes(name!)) continue;
+    const [name = "", value] = arg.split(/=(.*)/s);
+    if (/^--?_$/.test(name)) refuse(arg, args);
+    // In its line of the help text, two blanks follow an option that takes no value.
+    const line = HELP.split("\n").find((line) => line.trim().split(/,? /).includes(name));
+    if (value === undefined || !/--\S+ {2}/.test(line ?? "")) continue;
     throw new UsageError(`${name} takes no value, so it cannot be ${quote(value)}`);
   }
 }
@@ -843,26 +826,19 @@ function refuse(arg: string, args: string[]): never {
 }
 
 /** The value of a numeric option. @throws UsageError out of its bounds */
-function toNumber(option: string, text: string, bounds: Bounds): number {
-  const isNumber = (bounds.whole ?? true ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text);
-  return checkNumber(option, isNumber ? Number(text) : NaN, { ...bounds, text });
+function toNumber(option: string, text: string, { min, max, whole = true }: Bounds): number {
+  const isNumber = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)(e-\d+)?$/).test(text);
+  const number = isNumber ? Number(text) : NaN;
+  if (number >= min && number <= max) return number;
+  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
+  throw new UsageError(`${option} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** Checks the numbers among the options of a function. @throws UsageError out of their bounds */
 function checkBounds(options: object, bounds: Record<string, Bounds>): void {
   for (const [name, value] of Object.entries(options)) {
-    if (bounds[name] && value !== undefined) checkNumber(name, value, bounds[name]);
+    if (bounds[name] && value !== undefined) toNumber(name, `${value}`, bounds[name]);
   }
-}
-
-function checkNumber(
-  name: string,
-  number: number,
-  { min, max, whole = true, text = `${number}` }: Bounds & { text?: string },
-): number {
-  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return number;
-  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`${name} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** A host without the brackets of an IPv6 address. @throws UsageError */
@@ -922,7 +898,7 @@ function quote(text: string): string {
 }
 
 /** An event as one line of JSON, as safe to see as escaped text. */
-function toJson(event: Record<string, unknown>): string {
+function toJson(event: object): string {
   const hex = (unit: string): string => unit.charCodeAt(0).toString(16).padStart(4, "0");
   return JSON.stringify({ time: new Date().toISOString(), ...event })
     .replace(UNSAFE, (char) => char.replace(/[^]/g, (unit) => `\\u${hex(unit)}`));
@@ -976,13 +952,13 @@ function requireNet(...addresses: string[]): void {
 function onSignals(stop?: () => void): void {
   const exitCodes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }; // 128 and the signal's number
   const ofWindows = Deno.build.os === "windows" ? { SIGBREAK: 149 } : {}; // Ctrl-Break
-  let firstAt = Infinity; // ms
+  let firstAt: number | undefined; // ms
   for (const [signal, code] of Object.entries({ ...exitCodes, ...ofWindows })) {
     Deno.addSignalListener(signal as Deno.Signal, () => {
       const now = performance.now();
-      if (!stop || now - firstAt > SAME_SIGNAL_MS) Deno.exit(code);
-      if (firstAt === Infinity) stop();
-      firstAt = Math.min(firstAt, now);
+      if (!stop || now - (firstAt ?? now) > SAME_SIGNAL_MS) Deno.exit(code);
+      if (firstAt === undefined) stop();
+      firstAt ??= now;
     });
   }
 }
@@ -997,11 +973,7 @@ function sleep(ms: number): Promise<void> {
  * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
  * of its own before it writes it: what was kept there must not be written again.
  */
-async function writePiece(
-  to: typeof Deno.stdout,
-  bytes: Uint8Array,
-  onWouldBlock = (): void => {},
-): Promise<number> {
+async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
   const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
   const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
   const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
@@ -1011,7 +983,6 @@ async function writePiece(
       if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
-      onWouldBlock();
       if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
@@ -1022,7 +993,6 @@ async function writePiece(
 class Output {
   json = false; // whether events are printed as JSON
   failed = false; // as the disk is full, or the terminal is gone
-  readonly closed = Promise.withResolvers<never>(); // rejects when the reader closes, as `head` does
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
@@ -1033,26 +1003,25 @@ class Output {
   #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
-  #isClosed = false;
+  #isClosed = false; // by its reader, as `head` does, or given up
 
-  constructor(readonly name: "stdout" | "stderr") {
-    this.closed.promise.catch(() => {}); // without a reader of it, that is no uncaught error
-  }
+  constructor(readonly name: "stdout" | "stderr") {}
 
   /**
    * Prints a line. Where there is no room, a line to `keep` is printed all the same; a caller that
    * `waits` gets a promise that resolves when there is room; other lines are dropped and counted.
    */
-  print(
-    line: () => string,
-    { end = "\n", keep = false, waits = false } = {},
-  ): Promise<void> | undefined {
+  print(line: string, { end = "\n", keep = false, waits = false } = {}): Promise<void> | undefined {
     if (this.#isClosed) return;
     const size = this.#waiting.length + this.#unwritten.length;
     const isFull = size >= (keep ? MAX_KEPT : MAX_WAITING);
     const isWaitedFor = isFull && waits && this.#silentTicks < STUCK_TICKS;
-    if (isFull && !isWaitedFor) return this.#drop();
-    this.#waiting += line() + end;
+    if (isFull && !isWaitedFor) {
+      this.#dropped++;
+      this.#isRead = this.#silentTicks < STUCK_TICKS;
+      return;
+    }
+    this.#waiting += line + end;
     this.#writing ??= this.#write();
     if (isWaitedFor) return (this.#room ??= Promise.withResolvers()).promise;
   }
@@ -1089,8 +1058,7 @@ class Output {
     const end = lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1; // no line is so long
     const large = lines.subarray(0, end || lines.length);
     try {
-      const stayWithSmall = (): void => void (this.#fastBytes = -Infinity);
-      const size = isLarge ? await to.write(large) : await writePiece(to, lines, stayWithSmall);
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
       const isFast = performance.now() - startedAt < FAST_MS;
       this.#fastBytes = isFast ? this.#fastBytes + size : Math.min(this.#fastBytes, 0);
       this.#unwritten = lines.subarray(size);
@@ -1098,7 +1066,7 @@ class Output {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
       // Nobody knows how much of the large piece was taken: it counts as lost.
       this.#fastBytes = -Infinity;
-      this.#dropped += linesIn(large);
+      this.#dropped += countLines(decoder.decode(large));
       this.#unwritten = encoder.encode(`\n${decoder.decode(lines.subarray(large.length))}`);
     }
     this.#silentTicks = 0;
@@ -1110,7 +1078,7 @@ class Output {
     if (error instanceof Deno.errors.BrokenPipe) {
       this.#isClosed = true;
       this.#waiting = "";
-      this.closed.reject(error);
+      if (this === stdout) stderr.flush().then(() => Deno.exit(1)); // nobody reads on
     } else if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
     this.failed = true;
   }
@@ -1129,11 +1097,6 @@ class Output {
     if (this.#dropped > 0 && this.#ticksToWarning-- <= 0) this.warnDropped();
   }
 
-  #drop(): undefined {
-    this.#dropped++;
-    this.#isRead = this.#silentTicks < STUCK_TICKS;
-  }
-
   /** Warns of the lines that were dropped since the last warning, if there are any. */
   warnDropped(): void {
     if (this.#dropped === 0) return;
@@ -1145,47 +1108,47 @@ class Output {
   }
 
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
-  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
+  async flush(): Promise<void> {
     if (this.#isClosed) return;
-    for (let silent = 0; this.#writing && silent < ticks;) {
+    for (let silent = 0; this.#writing && silent < GIVE_UP_TICKS;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
       silent = Math.min(silent + 1, this.#silentTicks); // in which it waited and no byte was taken
     }
-    if (!this.#writing) {
-      if (this.#dropped === 0) return;
-      this.warnDropped();
-      return await this.flush();
-    }
-    const lost = this.#dropped + linesIn(this.#unwritten) + linesIn(encoder.encode(this.#waiting));
+    if (!this.#writing) return this.warnDropped();
+    const lost = countLines(decoder.decode(this.#unwritten) + this.#waiting) + this.#dropped;
     this.#isClosed = true;
-    stderr.print(() => `${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
+    stderr.print(`${NAME}: ${this.name} is not read: ${plural(lost, "line")} lost`);
   }
 }
 
-function linesIn(bytes: Uint8Array): number {
-  return bytes.reduce((count, byte) => byte === 0x0a ? count + 1 : count, 0);
+function countLines(text: string): number {
+  return text.split("\n").length - 1;
 }
 
 const stdout = new Output("stdout");
 const stderr = new Output("stderr");
 
-/**
- * Prints a short text to stdout, and returns the exit code. That it waits for its write gives Deno
- * the time to keep what it compiled: the next start takes a tenth less. @throws Error where it cannot
- */
-async function printText(text: string): Promise<number> {
+/** Writes to stdout at once, byte for byte; a slow reader is waited for. */
+async function writeOut(bytes: Uint8Array): Promise<void> {
   try {
-    await Deno.stdout.write(encoder.encode(`${text}\n`));
-    return 0;
+    for (let rest = bytes; rest.length > 0;) {
+      rest = rest.subarray(await writePiece(Deno.stdout, rest));
+    }
   } catch (error) {
     throw error instanceof Deno.errors.BrokenPipe ? error : cannot("write to stdout", error);
   }
 }
 
+/** Prints a text, and returns the exit code. While it waits, Deno keeps what it compiled. */
+async function printText(text: string): Promise<number> {
+  await writeOut(encoder.encode(`${text}\n`));
+  return 0;
+}
+
 /** Warns a person on stderr; under --json it is an event on stdout, too. */
 function warn(text: string, event: "warning" | "error" | "lost" = "warning"): void {
-  stderr.print(() => `${NAME}: ${escape(text)}`, { keep: true });
-  if (stdout.json) stdout.print(() => toJson({ event, text }), { keep: true });
+  stderr.print(`${NAME}: ${escape(text)}`, { keep: true });
+  if (stdout.json) stdout.print(toJson({ event, text }), { keep: true });
 }
 
 /** One socket call, for `--trace`. */
@@ -1213,7 +1176,7 @@ function printTraceCall(side: "client" | "server", traceCall: TraceCall): void {
   const shown = text && text.length > 18 ? `${text.slice(0, 17)}…` : text;
   const what = [peer, shown, note].filter(Boolean).join(" ");
   const line = `${time} ms ${side} ${step.padEnd(3)} ${call.padEnd(17)} ${arrow} ${what}`;
-  stderr.print(() => line.trimEnd());
+  stderr.print(line.trimEnd());
 }
 
 /** Runs `main` to its exit code. An error is one line on stderr; a closed stdout is none. */
@@ -1222,12 +1185,12 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   let code: number;
   try {
     requireDeno();
-    code = await Promise.race([main(Deno.args), stdout.closed.promise]);
+    code = await main(Deno.args);
   } catch (error) {
     code = reportError(error);
   }
   await Promise.all([stdout.flush(), stderr.flush()]);
-  await stderr.flush(REPORT_TICKS); // the report of what was not read
+  await Promise.all([stdout.flush(), stderr.flush()]); // the report of what was not read
   Deno.exit(code);
 }
 
@@ -1240,9 +1203,8 @@ function reportError(error: unknown): number {
 
 /** @throws Error where Deno is too old */
 function requireDeno(): void {
-  const toNumber = (version: string): number =>
-    version.split(".").reduce((sum, part) => sum * 1_000 + parseInt(part), 0);
-  if (toNumber(Deno.version.deno) >= toNumber(OLDEST_DENO)) return;
+  const sortable = (version: string): string => version.replace(/\d+/g, (n) => n.padStart(4, "0"));
+  if (sortable(Deno.version.deno) >= sortable(OLDEST_DENO)) return;
   throw new Error(`Deno ${Deno.version.deno} is too old: ${OLDEST_DENO} or later is needed`);
 }
 

@@ -497,7 +497,7 @@ Deno.test("--idle: nobody who sends is silent, however busy the server is", LIMI
 function failingAt(name: string, how: "throws" | "rejects"): {
   failure: Error;
   onEvent: (event: ServerEvent) => unknown;
-  onTrace: (call: { call: string }) => void;
+  onTrace: (call: { call: string }) => unknown;
 } {
   const failure = new Error(`disk on fire at ${name}`);
   const fail = (what: string): unknown => {
@@ -505,7 +505,7 @@ function failingAt(name: string, how: "throws" | "rejects"): {
     if (how === "rejects") return Promise.reject(failure);
     throw failure;
   };
-  return { failure, onEvent: ({ event }) => fail(event), onTrace: ({ call }) => void fail(call) };
+  return { failure, onEvent: ({ event }) => fail(event), onTrace: ({ call }) => fail(call) };
 }
 
 Deno.test("a callback that fails ends the server in order, with its error", LIMIT, async (t) => {
@@ -522,7 +522,8 @@ Deno.test("a callback that fails ends the server in order, with its error", LIMI
   const calls = ["accept()", "read() = 6", "write(6)", "read() = null", "close()"];
   const events = ["open", "message", "close", "shutdown"];
   for (const how of ["throws", "rejects"] as const) {
-    for (const name of [...(how === "rejects" ? ["listening"] : calls), ...events]) {
+    const first = how === "rejects" ? ["listening", "listen()"] : []; // throws: above
+    for (const name of [...first, ...calls, ...events]) {
       await t.step(`${name} ${how}`, async () => {
         const { failure, onEvent, onTrace } = failingAt(name, how);
         const port = freePort();
@@ -572,6 +573,12 @@ Deno.test("options out of their bounds are a RangeError that names them", LIMIT,
     const error = assertThrows(() => serve({ port, ...options }), RangeError);
     assert(error.message.startsWith(`${name} needs a value`), error.message);
   }
+});
+
+Deno.test("a number that is written with an exponent is in bounds", LIMIT, async () => {
+  assertEquals(`${1e-7}`, "1e-7");
+  await using server = serve({ port: 0, idleSeconds: 1e-7 });
+  assertGreater(server.addr.port, 0);
 });
 
 Deno.test("of a signal that many servers shared no listener is left", LIMIT, async () => {

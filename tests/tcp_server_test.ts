@@ -823,7 +823,7 @@ Deno.test("--max-connections: a warning when it is first met, and only then", LI
     await server.log.wait("close", 2 * i + 2);
   }
   assertEquals(server.log.of("warning").map(({ text }) => text), [
-    "1 connections are open: others wait for an end",
+    "1 connection is open: others wait for an end",
   ]);
 });
 
