@@ -466,7 +466,8 @@ test("200 clients whose lines wait: no more of them than may", "", async () => {
 
 /**
  * Runs the command behind it, and reads its stdout at 12 kB/s, piece by piece as a shell's `read`
- * does: what comes first at once, then slowly for 2 s, then the rest. A SIGTERM is passed on.
+ * does: what comes first at once, then 64 KiB slowly, which takes longer than nobody is waited for,
+ * then the rest. A SIGTERM is passed on.
  */
 const SLOW = `
 import os, signal, subprocess, sys, time
@@ -474,7 +475,7 @@ child = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
 signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 out = child.stdout.fileno()
 os.write(1, os.read(out, 512))
-for _ in range(48):
+for _ in range(128):
     time.sleep(0.04)
     os.write(1, os.read(out, 512))
 while data := os.read(out, 65536):
