@@ -47,9 +47,7 @@ export function codeOnly(source: string): string {
 
 /** Whether a line can be broken: not an import, nor one of a type. */
 function isCode(line: string): boolean {
-  return !/^\s*(import|export type|type|interface|readonly \w+\??:|\w+\??: [\w<>[\] |]+;$)/.test(
-    line,
-  );
+  return !/^\s*(import|export type|type|interface|readonly \w+\??:|\w+\??: [^,]+; *$)/.test(line);
 }
 
 const STATEMENT = /^\s*(?!(?:const|let|using|await using|export|throw|type) )\w[^{}]*;(?= *$)/g;
