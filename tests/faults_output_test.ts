@@ -10,6 +10,7 @@ import {
   assertEquals,
   assertGreater,
   assertGreaterOrEqual,
+  assertLess,
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
@@ -438,9 +439,35 @@ test("200,000 lines as fast as they come: every one is printed, in order", "", a
   });
 });
 
+test("200 clients whose lines wait: no more of them than may", "", async () => {
+  await using server = spawn("tcp_server.ts", ["--port", "0"]);
+  const port = await server.port();
+  let [echoes, ends] = [0, false];
+  const manyEchoes = Promise.withResolvers<void>();
+  async function client(): Promise<void> {
+    using conn = await Deno.connect({ port });
+    const line = `${"x".repeat(999)}\n`;
+    while (!ends) {
+      assertEquals(await exchange(conn, line), line);
+      if (++echoes === 1_000) manyEchoes.resolve();
+    }
+  }
+  const clients = Promise.all(Array.from({ length: 200 }, client));
+  await Promise.race([manyEchoes.promise, clients]); // 1 MiB waits, which is all that may
+  await server.stdout.exactly(131_072); // so that there is room again, and most of it is in writing
+  await server.stderr.until("stdout is not read: "); // now no client waits
+  ends = true;
+  await clients;
+  const { bytes } = await server.stop();
+  // In the pipe and in pieces that we took, in the server, then a line that waits and a last one each.
+  const most = 3 * 65_536 + 1_048_576 + 2 * 200 * 1_100;
+  assertLess(bytes.length, most);
+});
+
 /**
  * Runs the command behind it, and reads its stdout at 12 kB/s, piece by piece as a shell's `read`
- * does: what comes first at once, then slowly for 2 s, then the rest. A SIGTERM is passed on.
+ * does: what comes first at once, then 64 KiB slowly, which takes longer than nobody is waited for,
+ * then the rest. A SIGTERM is passed on.
  */
 const SLOW = `
 import os, signal, subprocess, sys, time
@@ -448,7 +475,7 @@ child = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
 signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 out = child.stdout.fileno()
 os.write(1, os.read(out, 512))
-for _ in range(48):
+for _ in range(128):
     time.sleep(0.04)
     os.write(1, os.read(out, 512))
 while data := os.read(out, 65536):

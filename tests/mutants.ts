@@ -47,9 +47,7 @@ export function codeOnly(source: string): string {
 
 /** Whether a line can be broken: not an import, nor one of a type. */
 function isCode(line: string): boolean {
-  return !/^\s*(import|export type|type|interface|readonly \w+\??:|\w+\??: [\w<>[\] |]+;$)/.test(
-    line,
-  );
+  return !/^\s*(import|export type|type|interface|readonly \w+\??:|\w+\??: [^,]+; *$)/.test(line);
 }
 
 const STATEMENT = /^\s*(?!(?:const|let|using|await using|export|throw|type) )\w[^{}]*;(?= *$)/g;
@@ -137,11 +135,12 @@ function describe(script: string, source: string, { at, end, to }: Mutant): stri
 
 /** The test files that concern a script, its own first. */
 async function testsOf(script: string): Promise<string[]> {
-  const name = script.replace(".ts", "");
+  const name = script.replace(/^.*\/|\.ts$/g, "");
   const helper = `_${name.split("_")[0]}.ts`;
+  const notRun = NOT_RUN.filter((file) => file !== name);
   const files: string[] = [];
   for await (const { name: file } of Deno.readDir(fileUrl("tests"))) {
-    if (!file.endsWith("_test.ts") || NOT_RUN.includes(file.replace("_test.ts", ""))) continue;
+    if (!file.endsWith("_test.ts") || notRun.includes(file.replace("_test.ts", ""))) continue;
     const text = await Deno.readTextFile(fileUrl(`tests/${file}`));
     if (text.includes(script) || text.includes(helper) || /\bSCRIPTS\b/.test(text)) {
       files.push(file);
@@ -225,9 +224,7 @@ async function campaign(
 ): Promise<string[]> {
   const folder = await copyTree();
   const sources = new Map(
-    SCRIPTS.map((
-      name,
-    ) => [name, name === script ? source : Deno.readTextFileSync(`${folder}/${name}`)]),
+    [...SCRIPTS, script].map((name) => [name, Deno.readTextFileSync(`${folder}/${name}`)]),
   );
   const survivors: string[] = [];
   for (const signal of ["SIGINT", "SIGTERM"] as const) {

@@ -15,6 +15,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import * as tcp from "../tcp_client.ts";
+import { serve as serveTcp } from "../tcp_server.ts";
 import * as udp from "../udp_client.ts";
 import { serve } from "../udp_server.ts";
 import { alive, eventually, residentMiB, seconds } from "./_faults.ts";
@@ -516,6 +517,28 @@ Deno.test("-i: the time from one probe to the next", LIMIT, async () => {
   }
   // On a busy machine the first may be seen late, and the rest look shorter: not each time.
   for (let tries = 4; await measure() < 5 * 30 - 10; tries--) assert(tries > 0, "not kept");
+});
+
+Deno.test("-i: one message alone, however late, misses no interval", LIMIT, async (t) => {
+  await using overTcp = serveTcp({ port: 0 });
+  await using overUdp = serve({ port: 0 });
+  const rows = [["tcp_client.ts", overTcp.addr], ["udp_client.ts", overUdp.addr]] as const;
+  for (const [script, { port }] of rows) {
+    await t.step(script, async () => {
+      // Its clock is 10 s ahead when it starts.
+      const stdin = `
+        const now = performance.now.bind(performance);
+        performance.now = () => now() + 10_000;
+        const { main } = await import("${fileUrl(script)}");
+        Deno.exitCode = await main(Deno.args);
+      `;
+      const args = ["--port", `${port}`, "--count", "1", "--interval", "0.001"];
+      const allowNet = `127.0.0.1:0,127.0.0.1:${port}`;
+      const { code, stdout, stderr } = await runScript("-", args, { stdin, allowNet });
+      assertEquals([code, stderr], [0, ""]);
+      assertMatch(stdout, /^1 sent, 1 echoed/m);
+    });
+  }
 });
 
 Deno.test("Ctrl-C ends a probe with its summary", LIMIT, async (t) => {

@@ -676,6 +676,32 @@ Deno.test("a stop word is to the client what it is to the server", LIMIT, async 
   }
 });
 
+Deno.test("a server that stays open is warned of only behind a stop word", LIMIT, async () => {
+  await using server = start({ stopWords: [] });
+  const warned: string[] = [];
+  const warning = Promise.withResolvers<void>();
+  async function say(text: string): Promise<() => Promise<unknown>> {
+    const conn = await server.connect();
+    const input = new TransformStream<Uint8Array, Uint8Array>();
+    const echoed = Promise.withResolvers<void>();
+    const ended = converse(conn, input.readable, collector().output, {
+      onProgress: (now) => now.echoed === text.length ? echoed.resolve() : undefined,
+      onWarning: () => {
+        warned.push(text);
+        warning.resolve();
+      },
+    }).finally(() => conn.close());
+    const writer = input.writable.getWriter();
+    await Promise.all([writer.write(encode(text)), echoed.promise]);
+    return () => Promise.all([writer.close(), ended]);
+  }
+  const ends: (() => Promise<unknown>)[] = [];
+  for (const text of ["hello\n", "stop\nhello\n", "stop\n"]) ends.push(await say(text));
+  await warning.promise; // the others were silent for longer
+  await Promise.all(ends.map((end) => end()));
+  assertEquals(warned, ["stop\n"]);
+});
+
 Deno.test("input behind the stop word that was not sent is told: exit 1", LIMIT, async (t) => {
   await t.step("it comes when the server has closed", async () => {
     await using server = start();

@@ -484,7 +484,9 @@ Deno.test("what is not a stop word closes nothing", LIMIT, async (t) => {
 });
 
 Deno.test("--stop can be repeated, --no-stop takes all words away", LIMIT, async (t) => {
+  const longest = "x".repeat(100);
   const rows: [string[], string, string][] = [
+    [["--stop", longest], `stop\n${longest}\nmore\n`, `stop\n${longest}\n`],
     [["--stop", "bye", "--stop=so long"], "stop\nso long\nmore\n", "stop\nso long\n"],
     [["--stop", "bye", "--stop=so long", "--quiet"], "exit\nbye\nmore\n", "exit\nbye\n"],
     [["--no-stop"], "stop\nexit\nmore\n", "stop\nexit\nmore\n"],

@@ -272,6 +272,24 @@ Deno.test("an address that is taken is one line", LIMIT, async () => {
 
 // ---- Stop words and sessions ----
 
+Deno.test("a session lasts from its first sentence to its stop word", LIMIT, async () => {
+  const now = performance.now.bind(performance);
+  let ahead = 5_000_000; // ms, of this test's clock
+  performance.now = () => now() + ahead;
+  try {
+    await using server = start();
+    await using peer = new UdpPeer();
+    await peer.ask("hello", server.port);
+    ahead += 1_000_000;
+    await peer.ask("stop", server.port);
+    assertEquals(Math.floor((await server.log.wait("close")).seconds / 1_000), 1);
+    await peer.ask("stop", server.port);
+    assertEquals(Math.floor((await server.log.wait("close", 2)).seconds / 1_000), 0);
+  } finally {
+    performance.now = now;
+  }
+});
+
 Deno.test("a stop word is echoed, and its peer's session summed up", LIMIT, async (t) => {
   const words = ["stop", "exit", "stop\n", "exit\r\n", " \t\v\fstop\r ", `stop${" ".repeat(996)}`];
   words.push(`stop${" ".repeat(996)}\r\n`);
