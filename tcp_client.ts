@@ -311,9 +311,9 @@ class Conversation {
     const now = performance.now();
     const isNew = now - this.#sentenceAt >= SENTENCE_MS;
     this.#sentenceAt = now;
-    const end = bytes.slice(-PREVIEW_BYTES - 3);
-    const isWhole = isNew || end.length === PREVIEW_BYTES + 3;
-    this.#sentence = isWhole ? end : joinBytes(this.#sentence, end).subarray(-PREVIEW_BYTES - 3);
+    const before = isNew ? new Uint8Array() : this.#sentence;
+    const end = bytes.subarray(-PREVIEW_BYTES - 3);
+    this.#sentence = joinBytes(before, end).subarray(-PREVIEW_BYTES - 3);
   }
 
   /** Whether the last sentence is a stop word: now the server may close. */

@@ -184,7 +184,7 @@ class Server {
     if (size < LARGE_BUFFER_BYTES / 4) bulk.delete(connection);
     else if (bulk.size < MAX_BULK) bulk.add(connection);
     connection.fullReads = size === buffer.length ? connection.fullReads + 1 : 0;
-    return connection.fullReads >= FULL_READS || bulk.size > 0 && bulk.has(connection);
+    return connection.fullReads >= FULL_READS || bulk.has(connection);
   }
 
   /** Step 6, its first half: the client reads every echo, then the end of the stream (UNP 6.6). */

@@ -57,9 +57,10 @@ export function serve(options: ServeOptions = {}): EchoServer {
     throw cannot(`receive on ${formatAddress({ hostname, port })}`, bindFailure(port, cause));
   }
   try {
-    const addr = socket.addr as Deno.NetAddr;
-    onTrace?.({ step: "1-2", call: "listenDatagram()", note: formatAddress(addr) });
-    return new Server(socket, stopWords, options).start();
+    const server = new Server(socket, stopWords, options);
+    const note = formatAddress(socket.addr as Deno.NetAddr);
+    server.watch(onTrace?.({ step: "1-2", call: "listenDatagram()", note }));
+    return server.start();
   } catch (error) {
     socket.close(); // a callback threw: nothing stays open
     throw error;
@@ -72,7 +73,7 @@ class Server {
   readonly #addr: Deno.NetAddr;
   readonly #stopWords: Uint8Array[];
   readonly #options: ServeOptions;
-  readonly #onTrace: ((call: TraceCall) => void) | undefined;
+  readonly #onTrace: ((call: TraceCall) => unknown) | undefined;
   readonly #zone: string; // of the address that it is bound to, as in fe80::1%eth0
   readonly #network: LossyNetwork | undefined;
   #replies = 0;
@@ -176,7 +177,7 @@ class Server {
     const { hostname, port } = this.#addr;
     const { signal, onEvent } = this.#options;
     const listening = { event: "listening", transport: "udp", hostname, port } as const;
-    this.#watch(onEvent?.(listening)); // what it throws ends serve()
+    this.watch(onEvent?.(listening)); // what it throws ends serve()
     const finished = this.#run();
     const shutdown = (): Promise<void> => {
       this.#shutdown();
@@ -423,14 +424,14 @@ class Server {
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
   #callBack(callback: () => unknown): Promise<unknown> | undefined {
     try {
-      return this.#watch(callback());
+      return this.watch(callback());
     } catch (error) {
       this.#abort(error);
     }
   }
 
   /** What a callback returns may be anything; a promise that rejects is a callback that throws. */
-  #watch(returned: unknown): Promise<unknown> | undefined {
+  watch(returned: unknown): Promise<unknown> | undefined {
     if (returned instanceof Promise) return returned.catch((error) => this.#abort(error));
   }
 

@@ -877,6 +877,17 @@ Deno.test(
       }
     }
 
+    for (const name of ["listenDatagram()", ...calls]) {
+      await t.step(`onTrace, at ${name}, by its promise`, async () => {
+        const onTrace = ({ call }: { call: string }): void | Promise<void> => {
+          if (call === name) return Promise.reject(thrown);
+        };
+        const [error, closed] = await outcome({ onTrace, drop: name === "--drop" ? 1 : 0 });
+        assertEquals(error, thrown);
+        assert(closed);
+      });
+    }
+
     for (const name of calls) {
       for (const delayMs of [0, 0.001]) {
         await t.step(`onTrace, at ${name}${delayMs ? ", --delay" : ""}`, async () => {
