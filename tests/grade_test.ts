@@ -18,6 +18,7 @@ import {
   type Verdict,
 } from "../docs/lab/grade.ts";
 import { parseClass, splitWords } from "../docs/lab/grade/class.ts";
+import { isStuck } from "../docs/lab/grade/process.ts";
 import {
   formatGradescope,
   formatJunit,
@@ -505,6 +506,32 @@ Deno.test("some of the collection", SLOW, async (t) => {
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+/** A line, then a wait for what never comes. */
+const WAITS = `import socket, sys
+sock = socket.socket(type=socket.SOCK_DGRAM)
+sock.settimeout(float(sys.argv[1]) or None)
+sock.bind(("127.0.0.1", 0))
+sock.recv(1)`;
+
+Deno.test("a wait without a time limit is seen as one, and one with a limit is not", {
+  ...SLOW,
+  ignore: !hasPython || Deno.build.os !== "linux",
+}, async () => {
+  async function stays(limit: string, ms: number): Promise<boolean> {
+    const child = new Deno.Command("python3", { args: ["-c", WAITS, limit], stderr: "null" })
+      .spawn();
+    try {
+      while (!await isStuck(child.pid, 1_000)); // it starts
+      return await isStuck(child.pid, ms);
+    } finally {
+      child.kill("SIGKILL");
+      await child.status;
+    }
+  }
+  assert(await stays("0", 1_000_000));
+  assert(!await stays("100", 200_000));
 });
 
 // ---- As a teacher runs it ----

@@ -169,7 +169,7 @@ function namedBy(words: string): Mistake | undefined {
 function seeMissing(evidence: Evidence): Seen | undefined {
   const { wants, usual, came, expected, waitedMs = 0, decoy, side, isUdp, earlier = [] } = evidence;
   const output = decode(came);
-  const inSeconds = `in ${waitedMs / 1000} s`;
+  const inSeconds = inTime(waitedMs);
   const own = (mistake: Mistake): Mistake => usual ?? mistake;
   switch (wants) {
     case "end":
@@ -353,7 +353,7 @@ function seeNothing(evidence: Evidence): Seen {
   const isClosed = isServer && ended !== "";
   const how = ended === "reset" ? "a reset" : "the end";
   const cause =
-    (isClosed ? `${how} came in place of an echo` : `nothing came in ${waitedMs / 1000} s`) + words;
+    (isClosed ? `${how} came in place of an echo` : `nothing came ${inTime(waitedMs)}`) + words;
   const named = said && namedBy(said);
   if (isServer && named) return { cause, mistake: named, proves: SHOWN_BY_END };
   const allows = usual && !NOT_SHOWN_BY_NOTHING.includes(usual) ? [usual] : [];
@@ -363,6 +363,10 @@ function seeNothing(evidence: Evidence): Seen {
   }
   if (isClosed) return { cause, mistake: "closesUnanswered", proves: SHOWN_BY_CLOSE, allows };
   return { cause, mistake: isUdp ? "noReply" : "noEcho", allows };
+}
+
+function inTime(ms: number): string {
+  return `in ${Math.round(ms / 100) / 10} s`;
 }
 
 /** Whether `start` is how `all` begins. */

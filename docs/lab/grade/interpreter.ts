@@ -37,6 +37,7 @@ export class ServerRun {
   #words: Words;
   #mark: number;
   #came = "the same";
+  #waitedMs = 0; // in vain, of late
 
   constructor(
     check: Check<ServerStep>,
@@ -59,12 +60,20 @@ export class ServerRun {
     return this.#pace.patience({ isBeyond: this.#isBeyond });
   }
 
+  /** Waits until `isDone`, as long as the program may still do something. */
+  async #until(isDone: () => boolean, ms = this.#patience): Promise<boolean> {
+    const start = performance.now();
+    const result = await this.#server.until(isDone, ms);
+    this.#waitedMs = performance.now() - start;
+    return result;
+  }
+
   #newWords(stop: string): Words {
-    const { isTcp, stopLine } = this.#server;
+    const { isTcp, obeyed } = this.#server;
     return new Words({
       lf: isTcp ? "\n" : "",
-      stopline: stopLine,
-      stop: stop || this.#server.stop,
+      stopline: obeyed.line,
+      stop: stop || obeyed.stop,
     });
   }
 
@@ -150,7 +159,7 @@ export class ServerRun {
       expected,
       came,
       ended,
-      waitedMs: this.#patience,
+      waitedMs: this.#waitedMs,
       earlier: peer?.said ?? [],
       others: [...this.#peers.values()].filter((other) => other !== peer)
         .flatMap(({ said, owed }) => [...said, ...owed]),
@@ -214,7 +223,7 @@ export class ServerRun {
         this.#sent.push("a half-close");
         return tcp.halfClose();
       case "end":
-        if (await this.#waits.until(() => channel.ended !== "", this.#patience)) return;
+        if (await this.#until(() => channel.ended !== "")) return;
         return await this.#fail("end", peer, { expected: new Uint8Array(), came: channel.take() });
       case "leave":
         return await this.#leave(peer);
@@ -260,7 +269,7 @@ export class ServerRun {
     const isDecided = (): boolean => channel.unread >= wanted || channel.ended !== "" || isLost();
     const start = performance.now();
     if (wanted >= LONG_BYTES && this.#pace.isSlow) throw new Untried("it would take too long");
-    await this.#waits.until(isDecided, ms);
+    await this.#until(isDecided, ms);
     if (wanted >= LONG_BYTES && !isDecided()) await this.#waitForLong(channel, isDecided);
     const hasCome = channel.unread > 0; // an empty datagram, too
     let came = channel.take(expected.length);
@@ -305,11 +314,10 @@ export class ServerRun {
   /** An echo beside a silent client; where it waits for that one to leave, the reason is plain. */
   async #beside(peer: Peer): Promise<void> {
     const isAnswered = (): boolean => peer.channel.unread > 0 || peer.channel.ended !== "";
-    const patience = this.#patience;
-    if (await this.#waits.until(isAnswered, patience)) return await this.#echo(peer, ECHO_MS);
+    if (await this.#until(isAnswered)) return await this.#echo(peer, ECHO_MS);
     await closeGently(this.#peers.get(1)!.channel as TcpChannel, this.#waits);
-    const isFreed = await this.#waits.until(isAnswered, ECHO_MS - patience);
-    await this.#fail("echo", peer, { waitedMs: patience, isFreed });
+    const isFreed = await this.#waits.until(isAnswered, ECHO_MS - this.#waitedMs);
+    await this.#fail("echo", peer, { isFreed });
   }
 
   async #quiet(peer: Peer): Promise<void> {
@@ -325,14 +333,14 @@ export class ServerRun {
     if (channel instanceof TcpChannel && !await this.#waits.until(isDecided, SILENCE_MS)) {
       channel.halfClose();
     }
-    await this.#waits.until(isDecided, STOP_MS);
+    await this.#until(isDecided, STOP_MS);
     if (channel.unread > 0) await this.#fail("silence", peer, { came: channel.take() });
   }
 
   async #print(peer: Peer, text: string): Promise<void> {
     const isPrinted = (): boolean => withoutBytes(this.#server.printed(this.#mark)).includes(text);
     const mayPrint = async (ms: number): Promise<boolean> =>
-      await this.#waits.until(() => isPrinted() || this.#server.hasDied, ms) && isPrinted();
+      await this.#until(() => isPrinted() || this.#server.hasDied, ms) && isPrinted();
     if (await mayPrint(STOP_MS)) return;
     if (peer.channel instanceof TcpChannel) peer.channel.halfClose(); // it may print when it has all
     if (await mayPrint(ECHO_MS)) return;
@@ -354,8 +362,7 @@ export class ServerRun {
       await this.#send(peer, line);
       const isLast = i === lines.length - 1;
       if (await this.#closesAt(peer, { line, ms: isLast ? ECHO_MS : STOP_MS })) {
-        this.#server.stop = line.trim();
-        this.#server.stopLine = line;
+        Object.assign(this.#server.obeyed, { stop: line.trim(), line });
         this.#server.isSound = false; // it may be about to end
         this.#sent.splice(0, Infinity, show(line));
         return;
@@ -368,7 +375,7 @@ export class ServerRun {
   /** A server that echoes the word, and then is silent, goes on. */
   async #closesAt({ channel }: Peer, { line, ms }: { line: string; ms: number }): Promise<boolean> {
     const hasEnded = (): boolean => channel.ended !== "";
-    await this.#waits.until(() => hasEnded() || channel.unread >= line.length, ms);
+    await this.#until(() => hasEnded() || channel.unread >= line.length, ms);
     if (await this.#waits.until(hasEnded, channel.unread >= line.length ? SILENCE_MS : 0)) {
       return true;
     }

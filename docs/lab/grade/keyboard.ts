@@ -9,11 +9,13 @@ import type { Act, Check, ClientStep } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
 import { Failed, type Outcome, Words } from "./outcome.ts";
 import type { Pace } from "./pace.ts";
+import { START_LOOK_MS } from "./program.ts";
 import type { Message, Stage } from "./stage.ts";
 import { concat, decode, encode, errorLine, hasWords, plain, show, withoutBytes } from "./text.ts";
 
 const FIRST_MS = 15_000; // for a client to start and to send its first sentence
 const LOST_MS = 6_000; // for a client to miss a datagram: its timeout, and a margin
+const UNSEEN_MS = 1_500; // for a time limit that does not show in the call that waits
 const STOP_MS = 1_000; // for what a program may do or not, before the grader goes on
 const SILENCE_MS = 300; // in which nothing comes: a late one that is missed wrongs nobody
 const REFUSED_MS = 1_500; // for a client to show something else than an echo, or not
@@ -30,6 +32,7 @@ export class ClientRun {
   #mark = 0;
   #came = "";
   #shown = 0; // times that a word was printed
+  #waitedMs = 0; // in vain, of late
 
   constructor(
     check: Check<ClientStep>,
@@ -56,6 +59,14 @@ export class ClientRun {
     return this.#pace.patience({ isBeyond: this.#isBeyond });
   }
 
+  /** Waits until `isDone`, as long as the program may still do something. */
+  async #until(isDone: () => boolean, ms = this.#patience, firstMs?: number): Promise<boolean> {
+    const start = performance.now();
+    const result = await this.#stage.program.until(isDone, ms, firstMs);
+    this.#waitedMs = performance.now() - start;
+    return result;
+  }
+
   #fail(wants: Wants, seen: Partial<Evidence> & { how?: string } = {}): never {
     const { program, isUdp } = this.#stage;
     const came = seen.came ?? new Uint8Array();
@@ -67,7 +78,7 @@ export class ClientRun {
       expected: new Uint8Array(),
       came,
       ended: "",
-      waitedMs: this.#patience,
+      waitedMs: this.#waitedMs,
       exit: program.hasEnded
         ? { code: program.exitCode!, words: errorLine(program.output) }
         : undefined,
@@ -111,7 +122,7 @@ export class ClientRun {
   }
 
   async #act(name: Act): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     const hasEnded = (): boolean => program.hasEnded;
     switch (name) {
       case "silence":
@@ -125,20 +136,23 @@ export class ClientRun {
       case "endInput":
         return await program.endInput();
       case "mayEnd": // whoever closes first keeps the port in TIME-WAIT
-        return void await waits.until(() => hasEnded() || this.#stage.isHalfClosed, SILENCE_MS);
+        return void await this.#stage.waits.until(
+          () => hasEnded() || this.#stage.isHalfClosed,
+          SILENCE_MS,
+        );
       case "hangUp":
         this.#mark = program.mark();
         return await this.#stage.hangUp();
       case "giveUp": // it may ask again whether to go on
-        if (!await waits.until(hasEnded, this.#patience)) await program.endInput();
+        if (!await this.#until(hasEnded)) await program.endInput();
         return;
       case "awaitDrain": // it drains its echoes, and ends with the server's end
-        await waits.until(() => this.#stage.isHalfClosed || program.hasEnded, this.#patience);
+        await this.#until(() => this.#stage.isHalfClosed || hasEnded());
         await this.#stage.replyAll();
         if (this.#stage.isHalfClosed) await this.#stage.hangUp();
         return;
       case "exit":
-        if (!await waits.until(hasEnded, this.#patience)) this.#fail("exit", { how: "no end" });
+        if (!await this.#until(hasEnded)) this.#fail("exit", { how: "no end" });
         this.#came = program.describeEnd();
         return;
       case "word":
@@ -150,14 +164,15 @@ export class ClientRun {
 
   /** A sentence arrives, with or without a line end; `then`: or two that were typed at once. */
   async #hear(sentence: string, then: string | undefined): Promise<void> {
-    const ms = this.#heard ? this.#patience : FIRST_MS;
-    const message = await this.#stage.next(sentence, { ms, then });
+    const times = this.#heard ? { ms: this.#patience } : { ms: FIRST_MS, firstMs: START_LOOK_MS };
+    const start = performance.now();
+    const message = await this.#stage.next(sentence, { ...times, then });
+    this.#waitedMs = performance.now() - start;
     const isRight = message && isSentence(message.text, sentence, then);
     if (!isRight || message.isReconnected) {
       this.#fail("sentence", {
         expected: encode(sentence),
         came: withoutLineEnd(message?.bytes),
-        waitedMs: ms,
         isReconnected: message?.isReconnected ?? false,
       });
     }
@@ -180,11 +195,11 @@ export class ClientRun {
   }
 
   async #show(word: string, { isText }: { isText: boolean }): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     const isShown = (): boolean =>
       (isText ? withoutBytes(this.#output) : this.#output).includes(word);
     const start = performance.now();
-    await waits.until(() => isShown() || program.hasEnded, this.#patience);
+    await this.#until(() => isShown() || program.hasEnded);
     if (!isShown()) this.#fail("shown", { expected: encode(word), came: encode(this.#output) });
     this.#pace.saw(performance.now() - start);
     this.#shown = this.#count(word);
@@ -196,22 +211,22 @@ export class ClientRun {
 
   /** Printed as often as the word before was, so that what was typed does not count. */
   async #showAgain(word: string, decoy: string): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     const isShown = (): boolean => this.#count(word) >= Math.max(1, this.#shown);
-    await waits.until(() => isShown() || program.hasEnded, this.#patience);
+    await this.#until(() => isShown() || program.hasEnded);
     if (isShown()) return;
     this.#fail("shown", { expected: encode(word), came: encode(this.#output), decoy });
   }
 
   /** Until a part of an echo is printed, or a while later. */
   async #mayShow(word: string): Promise<void> {
-    await this.#stage.waits.until(() => this.#count(word) > 0, STOP_MS);
+    await this.#until(() => this.#count(word) > 0, STOP_MS);
     this.#shown = this.#count(word);
   }
 
   /** The server answers with other words, so that a client that prints its own input is found. */
   async #answerOther(answer: string): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     const { text, bytes, reply } = this.#heard!;
     const [typed, other] = [text.trim().split(" ").at(-1)!, answer.split(" ").at(-1)!];
     this.#sent.push(`${this.#sent.at(-1)}, answered ${show(answer)}`);
@@ -220,10 +235,10 @@ export class ClientRun {
     const isShown = (): boolean => this.#output.includes(other);
     // A client that compares echoes may refuse a wrong one: it reports it, ends, or sends again.
     const isRefused = (): boolean => this.#stage.hasMore || (program.exitCode ?? 0) !== 0;
-    if (!await waits.until(() => isShown() || isRefused(), REFUSED_MS)) {
+    if (!await this.#until(() => isShown() || isRefused(), REFUSED_MS)) {
       // It shows nothing of an answer that is no echo, unless it shows what was typed.
       if (!this.#output.includes(typed)) return void (this.#came = "not shown, as it is no echo");
-      await waits.until(() => isShown() || isRefused(), this.#patience - REFUSED_MS);
+      await this.#until(() => isShown() || isRefused(), this.#patience - REFUSED_MS);
     }
     this.#came = isShown() ? `${show(other)} printed` : "refused, as it is no echo";
     if (isShown() || isRefused()) return;
@@ -241,27 +256,27 @@ export class ClientRun {
 
   /** An empty sentence may be sent as a line end, as an empty datagram, or not at all. */
   async #replyBlanks(): Promise<void> {
-    const { waits, program } = this.#stage;
-    await waits.until(() => this.#stage.hasMore || program.hasEnded, this.#patience);
+    const { program } = this.#stage;
+    await this.#until(() => this.#stage.hasMore || program.hasEnded);
     await this.#stage.replyBlanks();
   }
 
   /** The first datagram gets no answer: it, or its echo, was lost. */
   async #loss(): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     this.#sent.push(`${this.#sent.at(-1)}, no answer to the first`);
-    await waits.until(() => this.#stage.hasMore, SILENCE_MS);
+    await this.#stage.waits.until(() => this.#stage.hasMore, SILENCE_MS);
     const mark = program.mark(); // what it prints when it sends is behind us
     const hasNoticed = (): boolean =>
       this.#stage.hasMore || program.hasEnded || hasWords(program.since(mark));
-    await waits.until(hasNoticed, LOST_MS);
+    await this.#until(hasNoticed, LOST_MS, UNSEEN_MS);
     if (this.#stage.hasMore) {
       await this.#stage.replyAll();
       this.#came = "sent again, its echo printed";
       return await this.#show(this.#heard!.text.trim().split(" ").at(-1)!, { isText: false });
     }
     this.#came = show(plain(program.since(mark)));
-    if (!hasNoticed()) this.#fail("sentence", { usual: this.#usual, waitedMs: LOST_MS });
+    if (!hasNoticed()) this.#fail("sentence", { usual: this.#usual });
   }
 }
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { capture } from "./program.ts";
+import { capture } from "./process.ts";
 import { UsageError } from "./verdict.ts";
 
 const HOSTNAME = "127.0.0.1";

@@ -18,7 +18,7 @@ import { GradedServer, type Resources } from "./server.ts";
 import { play } from "./stage.ts";
 import { type GradeOptions, NOT_COUNTED, UsageError, type Verdict } from "./verdict.ts";
 
-const CHECKS_AT_ONCE = 4; // of a client, each with a process of its own
+const CHECKS_AT_ONCE = 4; // each with a process of its own
 const FAILURES_MS = 14_000; // of tasks' checks, in all: a program without hope takes less than 20 s
 const TOTAL_MS = 150_000; // no check starts later, also of a program that is right and slow
 
@@ -138,26 +138,65 @@ class Grading {
   }
 }
 
+/**
+ * Judges all checks in their order. `atOnce` says how many may be tried at a time when the i-th is
+ * next, and `judge` tries one.
+ */
+async function judgeAll<Step>(
+  grading: Grading,
+  atOnce: (i: number) => number,
+  judge: (check: Check<Step>, atOnce: number) => Promise<Verdict>,
+): Promise<void> {
+  const lanes = new Set<Promise<unknown>>();
+  let added = Promise.resolve();
+  try {
+    for (const [i, check] of (grading.checks as Check<Step>[]).entries()) {
+      while (lanes.size >= atOnce(i)) await Promise.race(lanes);
+      const verdict = judge(check, atOnce(i));
+      const lane: Promise<unknown> = verdict.then(() => lanes.delete(lane));
+      lanes.add(lane);
+      added = added.then(async () => grading.add(await verdict));
+      added.catch(() => {}); // it is awaited below
+    }
+    await added;
+  } finally {
+    await Promise.allSettled(lanes);
+  }
+}
+
 // ---- Servers ----
 
-/** A server serves one check after the other. */
+/**
+ * A server serves one check after the other. One that is a command and serves a single client has a
+ * process for each check, some at a time.
+ */
 async function gradeServer(grading: Grading, own: Resources): Promise<void> {
-  await using server = new GradedServer(grading.options, own);
+  const { options } = grading;
+  await using shared = new GradedServer(options, own);
   let kept: TcpChannel | undefined;
-  for (const check of grading.checks as Check<ServerStep>[]) {
+  const isAlone = (): boolean =>
+    !shared.isByAddress && !shared.hasFixedPort && (options.task === 1 || !shared.mayBeSound);
+  async function judge(check: Check<ServerStep>, atOnce: number): Promise<Verdict> {
     const isTask = !check.step.endsWith("+");
     if (!isTask && kept) kept = void await closeGently(kept, own.waits);
+    const resources = atOnce > 1 ? { ...own, waits: new Waits() } : own;
+    const server = atOnce > 1 ? shared.another(resources) : shared;
     let run: ServerRun | undefined;
     const verdict = await grading.judge(check, async () => {
-      run = new ServerRun(check, { ...own, server });
+      run = new ServerRun(check, { ...resources, server });
       return await run.take(check, kept);
-    });
-    if (run) kept = await afterCheck(run, { verdict, server, grading, own });
-    grading.add(verdict);
+    }, { atOnce });
+    if (run) kept = await afterCheck(run, { verdict, server, grading, own: resources });
+    if (server !== shared) await end(server);
+    return verdict;
   }
+  async function end(server: GradedServer): Promise<void> {
+    await server.stopProgram();
+    grading.leftBehind.push(...server.leftBehind);
+  }
+  await judgeAll(grading, (i) => i > 0 && isAlone() ? CHECKS_AT_ONCE : 1, judge);
   if (kept) await closeGently(kept, own.waits);
-  await server.stopProgram();
-  grading.leftBehind.push(...server.leftBehind);
+  await end(shared);
 }
 
 /** The next check shall find a server that owes nothing to this one's; returns what is kept. */
@@ -214,26 +253,16 @@ async function answers(
 
 /** Each check of a client has a process of its own, some at a time where ports allow. */
 async function gradeClient(grading: Grading, own: Resources): Promise<void> {
-  const { options, checks } = grading;
+  const { options } = grading;
   const ports: number[][] = [];
-  const lanes: Promise<unknown>[] = [];
-  const verdicts: Promise<Verdict>[] = [];
-  let atOnce = 1;
-  for (const [i, check] of (checks as Check<ClientStep>[]).entries()) {
-    if (i === 2 && options.port === undefined && !isFixed(ports)) atOnce = CHECKS_AT_ONCE;
-    if (lanes.length >= atOnce) await Promise.race(lanes);
-    const verdict = grading.judge(check, () => tryClient(check, options, { own, ports }), {
-      atOnce,
-    });
-    verdicts.push(verdict);
-    const lane = verdict.finally(() => lanes.splice(lanes.indexOf(lane), 1));
-    lanes.push(lane);
-  }
-  try {
-    for (const verdict of verdicts) grading.add(await verdict);
-  } finally {
-    await Promise.allSettled(verdicts);
-  }
+  const mustBeAlone = (): boolean =>
+    options.port !== undefined || ports.length < 2 || isFixed(ports);
+  await judgeAll<ClientStep>(
+    grading,
+    () => mustBeAlone() ? 1 : CHECKS_AT_ONCE,
+    (check, atOnce) =>
+      grading.judge(check, () => tryClient(check, options, { own, ports }), { atOnce }),
+  );
 }
 
 /** Whether the client binds a port of its own: then no two of it can run at a time. */

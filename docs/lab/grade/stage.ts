@@ -26,7 +26,13 @@ export type Message = {
 };
 
 /** What a message is waited for with. */
-export type NextOptions = { ms: number; then?: string | undefined; isReply?: boolean };
+export type NextOptions = {
+  ms: number;
+  /** When it is first looked at whether the client waits, too. */
+  firstMs?: number | undefined;
+  then?: string | undefined;
+  isReply?: boolean;
+};
 
 /** The server's side of a conversation, and the client's process. */
 export interface Stage extends AsyncDisposable {
@@ -106,13 +112,16 @@ class TcpStage implements Stage {
     return this.#channels.map(({ remotePort }) => remotePort);
   }
 
-  async next(sentence: string, { ms, then, isReply }: NextOptions): Promise<Message | undefined> {
+  async next(
+    sentence: string,
+    { ms, firstMs, then, isReply }: NextOptions,
+  ): Promise<Message | undefined> {
     const holds = (channel: TcpChannel, text: string): boolean =>
       channel.unread > MAX_SENTENCE ||
       (channel.unread > 0 && decode(channel.peek()).includes(text));
     const find = (): TcpChannel | undefined =>
       this.#channels.find((channel) => holds(channel, sentence));
-    await this.waits.until(() => this.hasMore || this.program.hasEnded, ms);
+    await this.program.until(() => this.hasMore || this.program.hasEnded, ms, firstMs);
     const size = (): number => this.#channels.reduce((sum, { unread }) => sum + unread, 0);
     for (let before = -1; !find() && before < size();) { // as long as something comes
       before = size();
@@ -186,8 +195,15 @@ class UdpStage implements Stage {
     return this.#socket.inbox.length > 0;
   }
 
-  async next(sentence: string, { ms, isReply }: NextOptions): Promise<Message | undefined> {
-    await this.waits.until(() => this.#skipRepeats(sentence) || this.program.hasEnded, ms);
+  async next(
+    sentence: string,
+    { ms, firstMs, isReply }: NextOptions,
+  ): Promise<Message | undefined> {
+    await this.program.until(
+      () => this.#skipRepeats(sentence) || this.program.hasEnded,
+      ms,
+      firstMs,
+    );
     if (!this.#skipRepeats(sentence)) {
       await this.waits.until(() => this.#skipRepeats(sentence), LINE_END_MS);
     }

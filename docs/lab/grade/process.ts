@@ -1,0 +1,97 @@
+/**
+ * Whether a program waits for what never comes, as Linux shows it: each of its threads is asleep in a
+ * call that does not end by itself. So a `no` need not wait for its whole time. Where this cannot be
+ * seen, or a time limit may be hidden, the whole time is waited.
+ *
+ * @module
+ */
+
+/** Programs whose time limits show in the call that waits: a compiled one may hide them in a socket. */
+const SHOWS_LIMITS = /^(python|perl|ruby|node|deno|bun|bash|dash|sh\n|script\n)/;
+/** Threads of a pool: one that is idle begins nothing by itself. */
+const OF_A_POOL = /^(tokio-runtime-w|V8 )/;
+const SIGALRM = 1n << 13n; // a program that catches it may have set an alarm
+
+/** The argument that limits a call that waits: in milliseconds, or a pointer that is null for none. */
+type Limit = { ms: number } | { pointer: number } | "none";
+
+/** Calls that wait, by their numbers. */
+const CALLS: Record<string, Record<number, Limit>> = {
+  x86_64: {
+    ...{ 0: "none", 43: "none", 45: "none", 47: "none" }, // read, accept, recvfrom, recvmsg
+    ...{ 61: "none", 130: "none", 247: "none", 288: "none" }, // wait4, sigsuspend, waitid, accept4
+    ...{ 7: { ms: 2 }, 232: { ms: 3 }, 281: { ms: 3 } }, // poll, epoll_wait, epoll_pwait
+    ...{ 23: { pointer: 4 }, 202: { pointer: 3 } }, // select, futex
+    ...{ 270: { pointer: 4 }, 271: { pointer: 2 } }, // pselect6, ppoll
+  },
+  aarch64: {
+    ...{ 63: "none", 202: "none", 207: "none", 212: "none" }, // read, accept, recvfrom, recvmsg
+    ...{ 260: "none", 133: "none", 95: "none", 242: "none" }, // wait4, sigsuspend, waitid, accept4
+    ...{ 22: { ms: 3 }, 98: { pointer: 3 } }, // epoll_pwait, futex
+    ...{ 72: { pointer: 4 }, 73: { pointer: 2 } }, // pselect6, ppoll
+  },
+};
+
+/** What a command prints; nothing where it cannot be run. */
+export async function capture(name: string, args: string[]): Promise<string> {
+  try {
+    const { stdout } = await new Deno.Command(name, { args, stdin: "null", stderr: "null" })
+      .output();
+    return new TextDecoder().decode(stdout);
+  } catch {
+    return "";
+  }
+}
+
+/** Whether a process and its children all sleep, and none of them wakes by itself within `ms`. */
+export async function isStuck(pid: number, ms: number): Promise<boolean> {
+  const seen = new Set<string>();
+  for (let pids = [`${pid}`]; pids.length > 0;) {
+    const children: string[] = [];
+    for (const each of pids) {
+      seen.add(each);
+      const files = await readFiles(each);
+      if (!sleepsFor(files, ms)) return false;
+      for (const [name, text] of files) {
+        if (name.endsWith("/children")) children.push(...text.trim().split(" "));
+      }
+    }
+    pids = children.filter((child) => child !== "" && !seen.has(child));
+  }
+  return true;
+}
+
+/** What `/proc` has of a process and its threads, by file. */
+async function readFiles(pid: string): Promise<Map<string, string>> {
+  const look = 'cd /proc/$1 && grep -s "" comm status task/*/comm task/*/syscall task/*/children';
+  const files = new Map<string, string>();
+  for (const line of (await capture("sh", ["-c", look, "sh", pid])).split("\n")) {
+    const [, name, text] = /^([\w/]+):(.*)$/.exec(line) ?? [];
+    if (name !== undefined) files.set(name, `${files.get(name) ?? ""}${text}\n`);
+  }
+  return files;
+}
+
+/** Whether a process has only threads that sleep, for longer than `ms`. */
+function sleepsFor(files: Map<string, string>, ms: number): boolean {
+  const status = files.get("status") ?? "";
+  const caught = /^SigCgt:\s*(\w+)$/m.exec(status)?.[1] ?? "ffff";
+  if (!SHOWS_LIMITS.test(files.get("comm") ?? "") || BigInt(`0x${caught}`) & SIGALRM) return false;
+  if (!/^State:\s*S/m.test(status)) return false;
+  const calls = [...files].filter(([name]) => name.endsWith("/syscall"));
+  return calls.length > 0 && calls.every(([name, call]) => {
+    const isOfPool = OF_A_POOL.test(files.get(name.replace("syscall", "comm")) ?? "");
+    return limitOf(call, isOfPool) > ms;
+  });
+}
+
+/** How many milliseconds a call waits at most; 0 where that is not known. */
+function limitOf(call: string, isOfPool: boolean): number {
+  const [number, ...args] = call.trim().split(" ");
+  const limit = CALLS[Deno.build.arch]?.[Number(number)];
+  if (limit === undefined || args.length === 0) return 0;
+  if (limit === "none") return Infinity;
+  if ("pointer" in limit) return isOfPool || Number(args[limit.pointer]) === 0 ? Infinity : 0;
+  const value = Number(BigInt.asIntN(32, BigInt(args[limit.ms]!)));
+  return value < 0 ? Infinity : value;
+}
