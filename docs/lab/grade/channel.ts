@@ -6,7 +6,7 @@
  */
 
 import { createServer, type Server, Socket } from "node:net"; // Deno's own cannot reset
-import { openUdp } from "./ports.ts";
+import { isAbandoned, openUdp } from "./ports.ts";
 import { concat, isSame } from "./text.ts";
 
 const MAX_READ = 33_554_432; // bytes of one peer: then it is not read on
@@ -86,8 +86,9 @@ export class TcpChannel implements Channel {
     waits.notify();
   }
 
-  get remotePort(): number {
-    return this.#socket.remotePort ?? 0;
+  get ports(): { port: number; remotePort: number } {
+    const { localPort = 0, remotePort = 0 } = this.#socket;
+    return { port: localPort, remotePort };
   }
 
   async send(bytes: Uint8Array<ArrayBuffer>): Promise<void> {
@@ -126,8 +127,14 @@ export class TcpChannel implements Channel {
     return all;
   }
 
-  /** Closes as a program does that ends: with a FIN. */
+  /**
+   * Closes as a program does that ends: with a FIN. Where the other program has closed first, with a
+   * reset, so that it leaves no port in TIME-WAIT.
+   */
   async leave(): Promise<void> {
+    if (this.ended !== "" && await isAbandoned(this.ports)) {
+      return await this[Symbol.asyncDispose]();
+    }
     this.#socket.destroy();
     await this.#closed;
   }

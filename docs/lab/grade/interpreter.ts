@@ -99,13 +99,12 @@ export class ServerRun {
   async end({ isKept = false, isLast = false } = {}): Promise<TcpChannel | undefined> {
     const first = this.#peers.get(1)?.channel;
     this.#server.hasClosedEarlier ||= this.#server.isByAddress && first?.ended === "eof";
+    const kept = isKept && first instanceof TcpChannel && first.ended === "" ? first : undefined;
     for (const { channel } of this.#peers.values()) {
-      if (!(channel instanceof TcpChannel) || (isKept && channel === first)) continue;
-      const mayReset = isLast || this.#server.hasFixedPort;
-      await (isLast ? channel[Symbol.asyncDispose]() : closeGently(channel, this.#waits, mayReset));
+      if (!(channel instanceof TcpChannel) || channel === kept) continue;
+      await (isLast ? channel[Symbol.asyncDispose]() : closeGently(channel, this.#waits));
     }
-    const isOpen = first instanceof TcpChannel && first.ended === "";
-    return isKept && isOpen ? first : undefined;
+    return kept;
   }
 
   #addPeer(by: number, channel: Channel): Peer {
@@ -239,12 +238,11 @@ export class ServerRun {
     }
   }
 
-  /** A server that closes first is let: what it leaves then is no port in TIME-WAIT. */
+  /** A server that closes first is let. */
   async #leave({ channel }: Peer): Promise<void> {
     if (!(channel instanceof TcpChannel)) return;
-    const hasLeft = await this.#waits.until(() => channel.ended !== "", REST_MS);
-    const mayReset = this.#server.hasFixedPort;
-    await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
+    await this.#waits.until(() => channel.ended !== "", REST_MS);
+    await channel.leave();
   }
 
   async #send(peer: Peer, text: Text): Promise<void> {
@@ -384,14 +382,11 @@ export class ServerRun {
   }
 }
 
-/** Closes a connection as a client does that has no more to say; `mayReset`: if the other has left. */
-export async function closeGently(
-  channel: TcpChannel,
-  waits: Waits,
-  mayReset = false,
-): Promise<void> {
-  const hasLeft = channel.ended !== ""; // then its port stays in TIME-WAIT, but for a reset
-  channel.halfClose();
-  if (!hasLeft) await waits.until(() => channel.ended !== "", REST_MS);
-  await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
+/** Closes a connection as a client does that has no more to say. */
+export async function closeGently(channel: TcpChannel, waits: Waits): Promise<void> {
+  if (channel.ended === "") {
+    channel.halfClose();
+    await waits.until(() => channel.ended !== "", REST_MS);
+  }
+  await channel.leave();
 }

@@ -36,8 +36,7 @@ export async function grade(options: GradeOptions): Promise<Verdict[]> {
   }
   if (command) await checkCommand(command, options.cwd);
   if (port !== undefined) {
-    const isOwn = kind.endsWith("client");
-    await waitForPort(port, { isTcp: kind.startsWith("tcp"), isOwn, onNote: options.onNote });
+    await waitForPort(port, { isTcp: kind.startsWith("tcp"), onNote: options.onNote });
   }
   const terminal = command ? await findTerminal() : "pipe";
   const own = { terminal, waits: new Waits(), session: newSession(), pace: new Pace() };

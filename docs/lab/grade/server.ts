@@ -15,6 +15,7 @@ import {
 } from "./channel.ts";
 import {
   holderOf,
+  isInTimeWait,
   isTaken,
   isUdpBound,
   letGoPort,
@@ -162,11 +163,12 @@ export class GradedServer implements AsyncDisposable {
     return true;
   }
 
-  async #start(): Promise<void> {
+  /** `isWithout`: the program may not set SO_REUSEADDR. */
+  async #start({ isWithout = false } = {}): Promise<void> {
     await this.stopProgram();
     const port = this.#options.port ?? takePort(this.isTcp);
-    if (this.#options.port !== undefined) {
-      await waitForPort(port, { isTcp: this.isTcp, onNote: this.#options.onNote });
+    if (this.hasFixedPort) {
+      await waitForPort(port, { isTcp: this.isTcp, isWithout, onNote: this.#options.onNote });
     }
     this.#address = { hostname: "127.0.0.1", port };
     this.#isDaemon = false;
@@ -200,6 +202,7 @@ export class GradedServer implements AsyncDisposable {
 
   async #connectTcp(isSame: boolean): Promise<TcpChannel> {
     let mayRestart = !this.isByAddress && !isSame;
+    let mayWait = this.hasFixedPort;
     for (let endedAt = Infinity;;) {
       const result = await this.#tryHosts();
       if (result instanceof TcpChannel) {
@@ -216,6 +219,10 @@ export class GradedServer implements AsyncDisposable {
       } else if (mayRestart && this.#wasServed) {
         mayRestart = false;
         await this.#start();
+        endedAt = Infinity;
+      } else if (mayWait && !this.#wasServed && await isInTimeWait(this.#address.port)) {
+        mayWait = false;
+        await this.#start({ isWithout: true });
         endedAt = Infinity;
       } else {
         throw await this.#unreachable(result);

@@ -109,7 +109,7 @@ class TcpStage implements Stage {
   }
 
   get clientPorts(): number[] {
-    return this.#channels.map(({ remotePort }) => remotePort);
+    return this.#channels.map(({ ports }) => ports.remotePort);
   }
 
   async next(
@@ -158,8 +158,7 @@ class TcpStage implements Stage {
 
   async hangUp(): Promise<void> {
     this.#listener.close();
-    for (const channel of this.#channels) channel.halfClose();
-    await Promise.resolve();
+    for (const channel of this.#channels) await channel.leave();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
