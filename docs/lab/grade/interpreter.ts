@@ -7,7 +7,7 @@
 import { type Channel, TcpChannel, UdpChannel, type Waits } from "./channel.ts";
 import type { Check, ServerStep, Text } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, type Outcome, Untried, Words } from "./outcome.ts";
+import { Failed, type Outcome, Untried, waitedSince, Words } from "./outcome.ts";
 import type { Pace } from "./pace.ts";
 import { type GradedServer, type Resources, Unreachable } from "./server.ts";
 import { concat, encode, errorLine, isSame, saysError, show, withoutBytes } from "./text.ts";
@@ -33,11 +33,10 @@ export class ServerRun {
   #kept: Channel | undefined; // a connection of the check before
   readonly #isSame: boolean;
   readonly #pace: Pace;
-  readonly #isBeyond: boolean;
   #words: Words;
   #mark: number;
   #came = "the same";
-  #waitedMs = 0; // in vain, of late
+  #waited = { waitedMs: 0, isWaiting: false }; // in vain, of late
 
   constructor(
     check: Check<ServerStep>,
@@ -49,22 +48,17 @@ export class ServerRun {
     this.#server = server;
     this.#pace = pace;
     this.#isSame = isSame;
-    this.#isBeyond = check.step.endsWith("+");
     this.#waits = waits;
     this.#usual = check.usual;
     this.#mark = server.mark();
     this.#words = this.#newWords("");
   }
 
-  get #patience(): number {
-    return this.#pace.patience({ isBeyond: this.#isBeyond });
-  }
-
   /** Waits until `isDone`, as long as the program may still do something. */
-  async #until(isDone: () => boolean, ms = this.#patience): Promise<boolean> {
+  async #until(isDone: () => boolean, ms = ECHO_MS): Promise<boolean> {
     const start = performance.now();
     const result = await this.#server.until(isDone, ms);
-    this.#waitedMs = performance.now() - start;
+    this.#waited = waitedSince(start, ms);
     return result;
   }
 
@@ -158,7 +152,7 @@ export class ServerRun {
       expected,
       came,
       ended,
-      waitedMs: this.#waitedMs,
+      ...this.#waited,
       earlier: peer?.said ?? [],
       others: [...this.#peers.values()].filter((other) => other !== peer)
         .flatMap(({ said, owed }) => [...said, ...owed]),
@@ -205,7 +199,7 @@ export class ServerRun {
       case "send":
         return await this.#send(peer, step.text);
       case "echo":
-        return await this.#echo(peer, this.#patience);
+        return await this.#echo(peer, ECHO_MS);
       case "probe":
         return await this.#echo(peer, STOP_MS);
       case "beside":
@@ -314,7 +308,7 @@ export class ServerRun {
     const isAnswered = (): boolean => peer.channel.unread > 0 || peer.channel.ended !== "";
     if (await this.#until(isAnswered)) return await this.#echo(peer, ECHO_MS);
     await closeGently(this.#peers.get(1)!.channel as TcpChannel, this.#waits);
-    const isFreed = await this.#waits.until(isAnswered, ECHO_MS - this.#waitedMs);
+    const isFreed = await this.#waits.until(isAnswered, ECHO_MS);
     await this.#fail("echo", peer, { isFreed });
   }
 

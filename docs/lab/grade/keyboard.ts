@@ -7,13 +7,14 @@
 
 import type { Act, Check, ClientStep } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, type Outcome, Words } from "./outcome.ts";
+import { Failed, type Outcome, waitedSince, Words } from "./outcome.ts";
 import type { Pace } from "./pace.ts";
-import { START_LOOK_MS } from "./program.ts";
+import { type Looks, START_LOOK_MS } from "./program.ts";
 import type { Message, Stage } from "./stage.ts";
 import { concat, decode, encode, errorLine, hasWords, plain, show, withoutBytes } from "./text.ts";
 
 const FIRST_MS = 15_000; // for a client to start and to send its first sentence
+const ANSWER_MS = 4_000; // for what it sends, prints or does: what a busy machine takes, and more
 const LOST_MS = 6_000; // for a client to miss a datagram: its timeout, and a margin
 const UNSEEN_MS = 1_500; // for a time limit that does not show in the call that waits
 const STOP_MS = 1_000; // for what a program may do or not, before the grader goes on
@@ -24,7 +25,6 @@ const REFUSED_MS = 1_500; // for a client to show something else than an echo, o
 export class ClientRun {
   readonly #stage: Stage;
   readonly #pace: Pace;
-  readonly #isBeyond: boolean;
   readonly #usual: Check["usual"];
   readonly #words: Words;
   readonly #sent: string[] = [];
@@ -32,7 +32,7 @@ export class ClientRun {
   #mark = 0;
   #came = "";
   #shown = 0; // times that a word was printed
-  #waitedMs = 0; // in vain, of late
+  #waited = { waitedMs: 0, isWaiting: false }; // in vain, of late
 
   constructor(
     check: Check<ClientStep>,
@@ -40,7 +40,6 @@ export class ClientRun {
   ) {
     this.#stage = stage;
     this.#pace = pace;
-    this.#isBeyond = check.step.endsWith("+");
     this.#usual = check.usual;
     this.#words = new Words({ lf: "", stop });
   }
@@ -55,15 +54,11 @@ export class ClientRun {
     return this.#stage.program.output;
   }
 
-  get #patience(): number {
-    return this.#pace.patience({ isBeyond: this.#isBeyond });
-  }
-
   /** Waits until `isDone`, as long as the program may still do something. */
-  async #until(isDone: () => boolean, ms = this.#patience, firstMs?: number): Promise<boolean> {
+  async #until(isDone: () => boolean, ms = ANSWER_MS, looks: Looks = {}): Promise<boolean> {
     const start = performance.now();
-    const result = await this.#stage.program.until(isDone, ms, firstMs);
-    this.#waitedMs = performance.now() - start;
+    const result = await this.#stage.program.until(isDone, ms, looks);
+    this.#waited = waitedSince(start, ms);
     return result;
   }
 
@@ -78,7 +73,7 @@ export class ClientRun {
       expected: new Uint8Array(),
       came,
       ended: "",
-      waitedMs: this.#waitedMs,
+      ...this.#waited,
       exit: program.hasEnded
         ? { code: program.exitCode!, words: errorLine(program.output) }
         : undefined,
@@ -101,7 +96,7 @@ export class ClientRun {
       case "hear":
         return await this.#hear(text, step.then && this.#words.fill(step.then));
       case "hearOrEnd":
-        await stage.next(text, { ms: this.#patience, isReply: true });
+        await stage.next(text, { ms: ANSWER_MS, isReply: true });
         return;
       case "reply":
         return await this.#reply(text);
@@ -164,10 +159,10 @@ export class ClientRun {
 
   /** A sentence arrives, with or without a line end; `then`: or two that were typed at once. */
   async #hear(sentence: string, then: string | undefined): Promise<void> {
-    const times = this.#heard ? { ms: this.#patience } : { ms: FIRST_MS, firstMs: START_LOOK_MS };
+    const times = this.#heard ? { ms: ANSWER_MS } : { ms: FIRST_MS, firstMs: START_LOOK_MS };
     const start = performance.now();
     const message = await this.#stage.next(sentence, { ...times, then });
-    this.#waitedMs = performance.now() - start;
+    this.#waited = waitedSince(start, times.ms);
     const isRight = message && isSentence(message.text, sentence, then);
     if (!isRight || message.isReconnected) {
       this.#fail("sentence", {
@@ -238,7 +233,7 @@ export class ClientRun {
     if (!await this.#until(() => isShown() || isRefused(), REFUSED_MS)) {
       // It shows nothing of an answer that is no echo, unless it shows what was typed.
       if (!this.#output.includes(typed)) return void (this.#came = "not shown, as it is no echo");
-      await this.#until(() => isShown() || isRefused(), this.#patience - REFUSED_MS);
+      await this.#until(() => isShown() || isRefused(), ANSWER_MS - REFUSED_MS);
     }
     this.#came = isShown() ? `${show(other)} printed` : "refused, as it is no echo";
     if (isShown() || isRefused()) return;
@@ -269,7 +264,7 @@ export class ClientRun {
     const mark = program.mark(); // what it prints when it sends is behind us
     const hasNoticed = (): boolean =>
       this.#stage.hasMore || program.hasEnded || hasWords(program.since(mark));
-    await this.#until(hasNoticed, LOST_MS, UNSEEN_MS);
+    await this.#until(hasNoticed, LOST_MS, { firstMs: UNSEEN_MS, mayHide: true });
     if (this.#stage.hasMore) {
       await this.#stage.replyAll();
       this.#came = "sent again, its echo printed";

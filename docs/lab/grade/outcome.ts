@@ -30,6 +30,14 @@ export class Untried extends Error {
   }
 }
 
+/** A wait that was in vain, or ended before its time, as the program waited, too. */
+export type Waited = { waitedMs: number; isWaiting: boolean };
+
+export function waitedSince(start: number, ms: number): Waited {
+  const waitedMs = performance.now() - start;
+  return { waitedMs, isWaiting: waitedMs < ms };
+}
+
 /** Puts random words, stop words and line ends into a template. */
 export class Words {
   readonly #words = Array.from({ length: 10 }, randomWord);

@@ -1,15 +1,16 @@
 /**
  * Whether a program waits for what never comes, as Linux shows it: each of its threads is asleep in a
  * call that does not end by itself. So a `no` need not wait for its whole time. Where this cannot be
- * seen, or a time limit may be hidden, the whole time is waited.
+ * seen, the whole time is waited.
  *
  * @module
  */
 
-/** Programs whose time limits show in the call that waits: a compiled one may hide them in a socket. */
+/** Programs whose time limits show in the call that waits: others may hide them in a socket option. */
 const SHOWS_LIMITS = /^(python|perl|ruby|node|deno|bun|bash|dash|sh\n|script\n)/;
-/** Threads of a pool: one that is idle begins nothing by itself. */
-const OF_A_POOL = /^(tokio-runtime-w|V8 )/;
+/** Threads of a runtime (Deno's, Java's): one that is idle begins nothing by itself. */
+const OF_A_RUNTIME =
+  /^(tokio-runtime-w|V8 |VM |G1 |GC |C[12] |Signal Disp|Common-Cl|Finalizer|Reference|Service|Monitor|Notif|Sweeper)/;
 const SIGALRM = 1n << 13n; // a program that catches it may have set an alarm
 
 /** The argument that limits a call that waits: in milliseconds, or a pointer that is null for none. */
@@ -43,15 +44,19 @@ export async function capture(name: string, args: string[]): Promise<string> {
   }
 }
 
-/** Whether a process and its children all sleep, and none of them wakes by itself within `ms`. */
-export async function isStuck(pid: number, ms: number): Promise<boolean> {
+/**
+ * Whether a process and its children all sleep, and none of them wakes by itself within `ms`.
+ * `mayHide`: this is about a time limit; then nobody is believed who may have a hidden one.
+ */
+export async function isStuck(pid: number, ms: number, mayHide = false): Promise<boolean> {
   const seen = new Set<string>();
   for (let pids = [`${pid}`]; pids.length > 0;) {
     const children: string[] = [];
     for (const each of pids) {
       seen.add(each);
       const files = await readFiles(each);
-      if (!sleepsFor(files, ms)) return false;
+      const isHidden = mayHide && !SHOWS_LIMITS.test(files.get("comm") ?? "");
+      if (isHidden || !sleepsFor(files, ms)) return false;
       for (const [name, text] of files) {
         if (name.endsWith("/children")) children.push(...text.trim().split(" "));
       }
@@ -76,22 +81,21 @@ async function readFiles(pid: string): Promise<Map<string, string>> {
 function sleepsFor(files: Map<string, string>, ms: number): boolean {
   const status = files.get("status") ?? "";
   const caught = /^SigCgt:\s*(\w+)$/m.exec(status)?.[1] ?? "ffff";
-  if (!SHOWS_LIMITS.test(files.get("comm") ?? "") || BigInt(`0x${caught}`) & SIGALRM) return false;
-  if (!/^State:\s*S/m.test(status)) return false;
+  if (BigInt(`0x${caught}`) & SIGALRM || !/^State:\s*S/m.test(status)) return false;
   const calls = [...files].filter(([name]) => name.endsWith("/syscall"));
   return calls.length > 0 && calls.every(([name, call]) => {
-    const isOfPool = OF_A_POOL.test(files.get(name.replace("syscall", "comm")) ?? "");
-    return limitOf(call, isOfPool) > ms;
+    const isOfRuntime = OF_A_RUNTIME.test(files.get(name.replace("syscall", "comm")) ?? "");
+    return limitOf(call, isOfRuntime) > ms;
   });
 }
 
 /** How many milliseconds a call waits at most; 0 where that is not known. */
-function limitOf(call: string, isOfPool: boolean): number {
+function limitOf(call: string, isOfRuntime: boolean): number {
   const [number, ...args] = call.trim().split(" ");
   const limit = CALLS[Deno.build.arch]?.[Number(number)];
   if (limit === undefined || args.length === 0) return 0;
   if (limit === "none") return Infinity;
-  if ("pointer" in limit) return isOfPool || Number(args[limit.pointer]) === 0 ? Infinity : 0;
+  if ("pointer" in limit) return isOfRuntime || Number(args[limit.pointer]) === 0 ? Infinity : 0;
   const value = Number(BigInt.asIntN(32, BigInt(args[limit.ms]!)));
   return value < 0 ? Infinity : value;
 }

@@ -152,6 +152,9 @@ export type ProgramOptions = {
   session: string;
 };
 
+/** When it is first looked at whether a program waits in vain, and whether a time limit may be hidden. */
+export type Looks = { firstMs?: number; mayHide?: boolean };
+
 /** A command, its keyboard, and what it prints. */
 export class Program implements AsyncDisposable {
   exitCode: number | undefined;
@@ -258,16 +261,20 @@ export class Program implements AsyncDisposable {
 
   /**
    * Waits until `isDone`, for `ms` at most, and no longer than the program itself may still do
-   * something; `firstMs`: it is first looked at then. Returns whether it is done.
+   * something. Returns whether it is done.
    */
-  async until(isDone: () => boolean, ms: number, firstMs = LOOK_MS): Promise<boolean> {
+  async until(
+    isDone: () => boolean,
+    ms: number,
+    { firstMs = LOOK_MS, mayHide = false }: Looks = {},
+  ): Promise<boolean> {
     const deadline = performance.now() + ms;
     for (let stuck = 0, next = firstMs; stuck < 2; next = LOOK_MS) {
       const left = deadline - performance.now();
       if (await this.#waits.until(isDone, Math.min(next, left))) return true;
       if (left <= next) return false;
       const ms = performance.now() - this.#start + left; // a limit counts from the call's begin
-      stuck = await isStuck(this.#child.pid, ms) ? stuck + 1 : 0;
+      stuck = await isStuck(this.#child.pid, ms, mayHide) ? stuck + 1 : 0;
     }
     return await this.#waits.until(isDone, 0); // what it said last may be on its way
   }

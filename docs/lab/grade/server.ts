@@ -182,9 +182,11 @@ export class GradedServer implements AsyncDisposable {
     });
     this.#program = program;
     this.#mayStart = true;
-    void program.until(() => program.hasEnded, START_MS, START_LOOK_MS).then((hasEnded) => {
-      if (program === this.#program) this.#mayStart = hasEnded;
-    });
+    void program.until(() => program.hasEnded, START_MS, { firstMs: START_LOOK_MS }).then(
+      (hasEnded) => {
+        if (program === this.#program) this.#mayStart = hasEnded;
+      },
+    );
   }
 
   async #waitUntilBound(): Promise<void> {

@@ -6,7 +6,7 @@
 
 import { type Datagram, type TcpChannel, TcpListener, UdpSocket, type Waits } from "./channel.ts";
 import { letGoPort, takePort } from "./ports.ts";
-import { Program } from "./program.ts";
+import { type Looks, Program } from "./program.ts";
 import type { Resources } from "./server.ts";
 import { concat, decode, encode } from "./text.ts";
 import type { GradeOptions } from "./verdict.ts";
@@ -26,13 +26,7 @@ export type Message = {
 };
 
 /** What a message is waited for with. */
-export type NextOptions = {
-  ms: number;
-  /** When it is first looked at whether the client waits, too. */
-  firstMs?: number | undefined;
-  then?: string | undefined;
-  isReply?: boolean;
-};
+export type NextOptions = Looks & { ms: number; then?: string | undefined; isReply?: boolean };
 
 /** The server's side of a conversation, and the client's process. */
 export interface Stage extends AsyncDisposable {
@@ -114,14 +108,14 @@ class TcpStage implements Stage {
 
   async next(
     sentence: string,
-    { ms, firstMs, then, isReply }: NextOptions,
+    { ms, then, isReply, ...looks }: NextOptions,
   ): Promise<Message | undefined> {
     const holds = (channel: TcpChannel, text: string): boolean =>
       channel.unread > MAX_SENTENCE ||
       (channel.unread > 0 && decode(channel.peek()).includes(text));
     const find = (): TcpChannel | undefined =>
       this.#channels.find((channel) => holds(channel, sentence));
-    await this.program.until(() => this.hasMore || this.program.hasEnded, ms, firstMs);
+    await this.program.until(() => this.hasMore || this.program.hasEnded, ms, looks);
     const size = (): number => this.#channels.reduce((sum, { unread }) => sum + unread, 0);
     for (let before = -1; !find() && before < size();) { // as long as something comes
       before = size();
@@ -196,12 +190,12 @@ class UdpStage implements Stage {
 
   async next(
     sentence: string,
-    { ms, firstMs, isReply }: NextOptions,
+    { ms, isReply, ...looks }: NextOptions,
   ): Promise<Message | undefined> {
     await this.program.until(
       () => this.#skipRepeats(sentence) || this.program.hasEnded,
       ms,
-      firstMs,
+      looks,
     );
     if (!this.#skipRepeats(sentence)) {
       await this.waits.until(() => this.#skipRepeats(sentence), LINE_END_MS);
