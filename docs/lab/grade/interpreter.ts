@@ -9,6 +9,7 @@ import type { Check, ServerStep, Text } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
 import { Failed, type Outcome, Untried, waitedSince, Words } from "./outcome.ts";
 import type { Pace } from "./pace.ts";
+import { SILENT } from "./program.ts";
 import { type GradedServer, type Resources, Unreachable } from "./server.ts";
 import { concat, encode, errorLine, isSame, saysError, show, withoutBytes } from "./text.ts";
 
@@ -314,7 +315,8 @@ export class ServerRun {
 
   async #quiet(peer: Peer): Promise<void> {
     const { channel } = peer;
-    await this.#waits.until(() => channel.unread > 0 || channel.ended !== "", SILENCE_MS);
+    const isDecided = (): boolean => channel.unread > 0 || channel.ended !== "";
+    await this.#server.until(isDecided, SILENCE_MS, SILENT);
     if (channel.unread > 0) await this.#fail("silence", peer, { came: channel.take() });
   }
 

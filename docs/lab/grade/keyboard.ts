@@ -9,14 +9,14 @@ import type { Act, Check, ClientStep } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
 import { Failed, type Outcome, waitedSince, Words } from "./outcome.ts";
 import type { Pace } from "./pace.ts";
-import { type Looks, START_LOOK_MS } from "./program.ts";
+import { type Looks, SILENT, START_LOOK_MS } from "./program.ts";
 import type { Message, Stage } from "./stage.ts";
 import { concat, decode, encode, errorLine, hasWords, plain, show, withoutBytes } from "./text.ts";
 
 const FIRST_MS = 15_000; // for a client to start and to send its first sentence
 const ANSWER_MS = 4_000; // for what it sends, prints or does: what a busy machine takes, and more
 const LOST_MS = 6_000; // for a client to miss a datagram: its timeout, and a margin
-const UNSEEN_MS = 1_500; // for a time limit that does not show in the call that waits
+const UNSEEN_MS = 1_000; // for a time limit that does not show in the call that waits
 const STOP_MS = 1_000; // for what a program may do or not, before the grader goes on
 const SILENCE_MS = 300; // in which nothing comes: a late one that is missed wrongs nobody
 const REFUSED_MS = 1_500; // for a client to show something else than an echo, or not
@@ -242,8 +242,8 @@ export class ClientRun {
   }
 
   async #silence(): Promise<void> {
-    const { waits } = this.#stage;
-    if (!await waits.until(() => this.#stage.hasMore, SILENCE_MS)) return;
+    const { program } = this.#stage;
+    if (!await program.until(() => this.#stage.hasMore, SILENCE_MS, SILENT)) return;
     const { bytes } = this.#heard!;
     const all = concat([bytes, this.#stage.rest()]);
     this.#fail("sentence", { expected: encode(decode(bytes).trimEnd()), came: all });

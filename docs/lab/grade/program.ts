@@ -152,8 +152,18 @@ export type ProgramOptions = {
   session: string;
 };
 
-/** When it is first looked at whether a program waits in vain, and whether a time limit may be hidden. */
-export type Looks = { firstMs?: number; mayHide?: boolean };
+/** How it is looked at whether a program waits in vain. */
+export type Looks = {
+  /** Until the first look. */
+  firstMs?: number;
+  /** So many looks in a row are enough. */
+  enough?: number;
+  /** A program may hide a time limit. */
+  mayHide?: boolean;
+};
+
+/** Nothing more can come of a program that waits: how that is looked at. */
+export const SILENT: Looks = { firstMs: 30, enough: 1 };
 
 /** A command, its keyboard, and what it prints. */
 export class Program implements AsyncDisposable {
@@ -266,10 +276,10 @@ export class Program implements AsyncDisposable {
   async until(
     isDone: () => boolean,
     ms: number,
-    { firstMs = LOOK_MS, mayHide = false }: Looks = {},
+    { firstMs = LOOK_MS, enough = 2, mayHide = false }: Looks = {},
   ): Promise<boolean> {
     const deadline = performance.now() + ms;
-    for (let stuck = 0, next = firstMs; stuck < 2; next = LOOK_MS) {
+    for (let stuck = 0, next = firstMs; stuck < enough; next = LOOK_MS) {
       const left = deadline - performance.now();
       if (await this.#waits.until(isDone, Math.min(next, left))) return true;
       if (left <= next) return false;

@@ -25,7 +25,7 @@ import {
   waitForPort,
 } from "./ports.ts";
 import type { Pace } from "./pace.ts";
-import { Program, START_LOOK_MS, type Terminal } from "./program.ts";
+import { type Looks, Program, START_LOOK_MS, type Terminal } from "./program.ts";
 import type { Evidence } from "./diagnosis.ts";
 import { errorLine } from "./text.ts";
 import type { GradeOptions } from "./verdict.ts";
@@ -123,8 +123,9 @@ export class GradedServer implements AsyncDisposable {
   }
 
   /** Waits until `isDone`, for `ms` at most, as long as the program may still do something. */
-  async until(isDone: () => boolean, ms: number): Promise<boolean> {
-    return await (this.#program ?? this.#waits).until(isDone, ms);
+  async until(isDone: () => boolean, ms: number, looks?: Looks): Promise<boolean> {
+    if (!this.#program) return await this.#waits.until(isDone, ms);
+    return await this.#program.until(isDone, ms, looks);
   }
 
   /** Whether such a reply waits at another socket than this one. */
