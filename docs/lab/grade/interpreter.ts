@@ -7,7 +7,7 @@
 import { type Channel, TcpChannel, UdpChannel, type Waits } from "./channel.ts";
 import type { Check, ServerStep, Text } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, type Outcome, Untried, waitedSince, Words } from "./outcome.ts";
+import { Failed, listSent, type Outcome, Untried, waitedSince, Words } from "./outcome.ts";
 import type { Pace } from "./pace.ts";
 import { SILENT } from "./program.ts";
 import { type GradedServer, type Resources, Unreachable } from "./server.ts";
@@ -36,7 +36,7 @@ export class ServerRun {
   readonly #pace: Pace;
   #words: Words;
   #mark: number;
-  #came = "the same";
+  #came: string[] = [];
   #waited = { waitedMs: 0, isWaiting: false }; // in vain, of late
 
   constructor(
@@ -83,7 +83,7 @@ export class ServerRun {
         await this.#take(step);
       }
     }
-    return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
+    return { sent: listSent(this.#sent), came: this.#came.join(", then ") };
   }
 
   /**
@@ -217,7 +217,7 @@ export class ServerRun {
         this.#sent.push("a half-close");
         return tcp.halfClose();
       case "end":
-        if (await this.#until(() => channel.ended !== "")) return;
+        if (await this.#until(() => channel.ended !== "")) return void this.#came.push("the end");
         return await this.#fail("end", peer, { expected: new Uint8Array(), came: channel.take() });
       case "leave":
         return await this.#leave(peer);
@@ -269,6 +269,7 @@ export class ServerRun {
     if (hasCome && isSame(came, expected)) {
       if (wanted < LONG_BYTES) this.#pace.saw(performance.now() - start);
       peer.said.push(...peer.owed.splice(0));
+      this.#came = ["the same"];
       return;
     }
     if (isTcp && channel.ended === "") {
@@ -329,12 +330,14 @@ export class ServerRun {
     }
     await this.#until(isDecided, STOP_MS);
     if (channel.unread > 0) await this.#fail("silence", peer, { came: channel.take() });
+    this.#came = ["nothing"];
   }
 
   async #print(peer: Peer, text: string): Promise<void> {
     const isPrinted = (): boolean => withoutBytes(this.#server.printed(this.#mark)).includes(text);
     const mayPrint = async (ms: number): Promise<boolean> =>
       await this.#until(() => isPrinted() || this.#server.hasDied, ms) && isPrinted();
+    this.#came = ["printed"];
     if (await mayPrint(STOP_MS)) return;
     if (peer.channel instanceof TcpChannel) peer.channel.halfClose(); // it may print when it has all
     if (await mayPrint(ECHO_MS)) return;
@@ -359,6 +362,7 @@ export class ServerRun {
         Object.assign(this.#server.obeyed, { stop: line.trim(), line });
         this.#server.isSound = false; // it may be about to end
         this.#sent.splice(0, Infinity, show(line));
+        this.#came = ["the end"];
         return;
       }
     }

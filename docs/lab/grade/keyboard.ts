@@ -7,7 +7,7 @@
 
 import type { Act, Check, ClientStep } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, type Outcome, waitedSince, Words } from "./outcome.ts";
+import { Failed, listSent, type Outcome, waitedSince, Words } from "./outcome.ts";
 import type { Pace } from "./pace.ts";
 import { type Looks, SILENT, START_LOOK_MS } from "./program.ts";
 import type { Message, Stage } from "./stage.ts";
@@ -47,7 +47,7 @@ export class ClientRun {
   /** @throws Failed */
   async take(check: Check<ClientStep>): Promise<Outcome> {
     for (const step of check.steps) await this.#take(step);
-    return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
+    return { sent: listSent(this.#sent), came: this.#came };
   }
 
   get #output(): string {
@@ -129,6 +129,7 @@ export class ClientRun {
       case "loss":
         return await this.#loss();
       case "endInput":
+        this.#sent.push("the end of input");
         return await program.endInput();
       case "mayEnd": // whoever closes first keeps the port in TIME-WAIT
         return void await this.#stage.waits.until(
@@ -198,6 +199,7 @@ export class ClientRun {
     if (!isShown()) this.#fail("shown", { expected: encode(word), came: encode(this.#output) });
     this.#pace.saw(performance.now() - start);
     this.#shown = this.#count(word);
+    this.#came = "sent, its echo printed";
   }
 
   #count(word: string): number {
@@ -209,6 +211,7 @@ export class ClientRun {
     const { program } = this.#stage;
     const isShown = (): boolean => this.#count(word) >= Math.max(1, this.#shown);
     await this.#until(() => isShown() || program.hasEnded);
+    this.#came = "its echo printed";
     if (isShown()) return;
     this.#fail("shown", { expected: encode(word), came: encode(this.#output), decoy });
   }

@@ -10,6 +10,14 @@ import { randomWord } from "./text.ts";
 /** What a check saw: of one that failed, the evidence. */
 export type Outcome = { sent: string; came: string; evidence?: Evidence };
 
+const MANY = 4; // of what was sent: then the first are enough
+
+/** What was sent, in a verdict. */
+export function listSent(sent: string[]): string {
+  if (sent.length <= MANY) return sent.join(", ");
+  return `${sent.slice(0, 2).join(", ")}, … (${sent.length} in all)`;
+}
+
 /** A step ends with this where the program did something else than it should. */
 export class Failed extends Error {
   readonly outcome: Required<Outcome>;
