@@ -10,9 +10,6 @@ const SHOWN_CHARS = 40; // of what was sent or came
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** What a step sends. */
-export type Data = string | Uint8Array<ArrayBuffer>;
-
 export function encode(text: string): Uint8Array<ArrayBuffer> {
   return encoder.encode(text);
 }
