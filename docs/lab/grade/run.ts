@@ -105,11 +105,8 @@ class Grading {
   }
 
   async #try(check: Check, attempt: Try): Promise<Verdict> {
-    const head = this.#headOf(check);
     try {
-      const { sent, came } = await attempt();
-      const nothing = { mistake: null, guess: false, cause: null, hint: null };
-      return { ...head, passed: true, ...nothing, sent, came, seconds: 0 };
+      return this.#verdict(check, { passed: true, ...await attempt() });
     } catch (error) {
       if (error instanceof Untried) {
         const verdict = this.#untried(check, `not tried: ${error.message}`);
@@ -118,22 +115,30 @@ class Grading {
       }
       if (!(error instanceof Failed)) throw error;
       const { sent, came, evidence } = error.outcome;
-      const { mistake, guess, cause } = diagnose(evidence);
-      const hint = MISTAKES[mistake];
-      return { ...head, passed: false, mistake, guess, cause, hint, sent, came, seconds: 0 };
+      const diagnosis = diagnose(evidence);
+      const hint = MISTAKES[diagnosis.mistake];
+      return this.#verdict(check, { passed: false, ...diagnosis, hint, sent, came });
     }
   }
 
   #untried(check: Check, cause: string): Verdict {
-    const nothing = { mistake: null, guess: false, cause, hint: null, sent: "", came: "" };
-    return { ...this.#headOf(check), passed: null, ...nothing, seconds: 0 };
+    return this.#verdict(check, { passed: null, cause, sent: "", came: "" });
   }
 
-  #headOf({ step, name }: Check): Pick<Verdict, "program" | "kind" | "task" | "name" | "beyond"> {
+  #verdict(
+    { step, name }: Check,
+    seen: Pick<Verdict, "passed" | "sent" | "came"> & Partial<Verdict>,
+  ): Verdict {
     const { kind, program, command, address } = this.options;
-    const task = kind.startsWith("udp") ? 4 : Number(step[0]);
-    const what = command?.join(" ") ?? `${address?.hostname}:${address?.port}`;
-    return { program: program ?? what, kind, task, name, beyond: step.endsWith("+") };
+    const { passed, mistake = null, guess = false, cause = null, hint = null, sent, came } = seen;
+    return {
+      program: program ?? command?.join(" ") ?? `${address?.hostname}:${address?.port}`,
+      kind,
+      task: kind.startsWith("udp") ? 4 : Number(step[0]),
+      name,
+      beyond: step.endsWith("+"),
+      ...{ passed, mistake, guess, cause, hint, sent, came, seconds: 0 },
+    };
   }
 }
 
