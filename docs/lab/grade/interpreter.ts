@@ -220,7 +220,7 @@ export class ServerRun {
         if (await this.#until(() => channel.ended !== "")) return void this.#came.push("the end");
         return await this.#fail("end", peer, { expected: new Uint8Array(), came: channel.take() });
       case "leave":
-        return await this.#leave(peer);
+        return await this.#leave(peer, step.by);
       case "reset":
         this.#sent.push("a reset");
         return await channel[Symbol.asyncDispose]();
@@ -233,9 +233,9 @@ export class ServerRun {
     }
   }
 
-  /** A server that closes first is let. */
-  async #leave({ channel }: Peer): Promise<void> {
-    if (!(channel instanceof TcpChannel)) return;
+  /** A server that closes first is let. Over UDP a late reply goes to nobody. */
+  async #leave({ channel }: Peer, by: number): Promise<void> {
+    if (!(channel instanceof TcpChannel)) return void this.#peers.delete(by);
     await this.#waits.until(() => channel.ended !== "", REST_MS);
     await channel.leave();
   }
