@@ -11,9 +11,9 @@
  *
  * `grader.md` has what is asked and what is not. The rooms are in `grade/`: `checks.ts` has the checks
  * as data; `interpreter.ts` takes their steps as a server's clients, `keyboard.ts` as a client's user;
- * `channel.ts` is the way to a peer, `program.ts` runs what is graded, `server.ts` and `stage.ts` have
- * it as a server and as a client; `diagnosis.ts` names what is wrong, `run.ts` makes the verdicts,
- * `report.ts` prints them, `class.ts` reads a class.
+ * `channel.ts` is the way to a peer, `program.ts` runs what is graded, `process.ts` sees whether it
+ * waits for ever, `server.ts` and `stage.ts` have it as a server and as a client; `diagnosis.ts` names
+ * what is wrong, `run.ts` makes the verdicts, `report.ts` prints them, `class.ts` reads a class.
  *
  * Exit codes: 0 all tasks pass; 1 they do not; 2 wrong use; 129 SIGHUP; 130 SIGINT; 143 SIGTERM.
  *

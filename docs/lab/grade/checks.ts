@@ -31,12 +31,8 @@ export type ClientStep =
   | { do: "hear"; text: string; then?: string }
   | { do: "hearOrEnd"; text: string }
   | { do: "showAgain"; text: string; decoy: string }
-  | { do: Act };
-
-/** What a client's user or server does without a text. */
-export type Act =
-  | ("silence" | "replyAll" | "replyBlanks" | "awaitDrain" | "loss")
-  | ("endInput" | "mayEnd" | "hangUp" | "giveUp" | "exit" | "word");
+  | { do: "silence" | "replyAll" | "replyBlanks" | "awaitDrain" | "loss" }
+  | { do: "endInput" | "mayEnd" | "hangUp" | "giveUp" | "exit" | "word" };
 
 /** A check: a row of one of the tables below. */
 export type Check<Step = ServerStep | ClientStep> = {
@@ -343,7 +339,7 @@ const UDP_SERVER_CHECKS: Check<ServerStep>[] = [
 
 // ---- Clients ----
 
-const act = (name: Act): ClientStep => ({ do: name });
+const act = (name: Exclude<ClientStep, { text: string }>["do"]): ClientStep => ({ do: name });
 const type = (text: string): ClientStep => ({ do: "type", text });
 const hear = (text: string): ClientStep => ({ do: "hear", text });
 /** Sends back what was heard, or `text`. */

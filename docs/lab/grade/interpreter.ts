@@ -7,8 +7,15 @@
 import { type Channel, TcpChannel, UdpChannel, type Waits } from "./channel.ts";
 import type { Check, ServerStep, Text } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, listSent, type Outcome, Untried, waitedSince, Words } from "./outcome.ts";
-import type { Pace } from "./pace.ts";
+import {
+  Failed,
+  listSent,
+  type Outcome,
+  type Pace,
+  Untried,
+  waitedSince,
+  Words,
+} from "./outcome.ts";
 import { SILENT } from "./program.ts";
 import { type GradedServer, type Resources, Unreachable } from "./server.ts";
 import { concat, encode, errorLine, isSame, saysError, show, withoutBytes } from "./text.ts";

@@ -5,10 +5,9 @@
  * @module
  */
 
-import type { Act, Check, ClientStep } from "./checks.ts";
+import type { Check, ClientStep } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, listSent, type Outcome, waitedSince, Words } from "./outcome.ts";
-import type { Pace } from "./pace.ts";
+import { Failed, listSent, type Outcome, type Pace, waitedSince, Words } from "./outcome.ts";
 import { type Looks, SILENT, START_LOOK_MS } from "./program.ts";
 import type { Message, Stage } from "./stage.ts";
 import { concat, decode, encode, errorLine, hasWords, plain, show, withoutBytes } from "./text.ts";
@@ -87,11 +86,13 @@ export class ClientRun {
 
   async #take(step: ClientStep): Promise<void> {
     const stage = this.#stage;
+    const { program } = stage;
+    const hasEnded = (): boolean => program.hasEnded;
     const text = "text" in step ? this.#words.fill(step.text) : "";
     switch (step.do) {
       case "type":
         this.#sent.push(`typed ${show(text)}`);
-        for (const line of text.split("\n")) await stage.program.type(line);
+        for (const line of text.split("\n")) await program.type(line);
         return;
       case "hear":
         return await this.#hear(text, step.then && this.#words.fill(step.then));
@@ -111,19 +112,10 @@ export class ClientRun {
         return await this.#answerOther(text);
       case "stranger":
         return await stage.replyAsStranger(this.#heard!.text.replace(/\S+ \S+/, text));
-      default:
-        return await this.#act(step.do);
-    }
-  }
-
-  async #act(name: Act): Promise<void> {
-    const { program } = this.#stage;
-    const hasEnded = (): boolean => program.hasEnded;
-    switch (name) {
       case "silence":
         return await this.#silence();
       case "replyAll":
-        return await this.#stage.replyAll();
+        return await stage.replyAll();
       case "replyBlanks":
         return await this.#replyBlanks();
       case "loss":
@@ -132,20 +124,20 @@ export class ClientRun {
         this.#sent.push("the end of input");
         return await program.endInput();
       case "mayEnd": // whoever closes first keeps the port in TIME-WAIT
-        return void await this.#stage.waits.until(
-          () => hasEnded() || this.#stage.isHalfClosed,
+        return void await stage.waits.until(
+          () => hasEnded() || stage.isHalfClosed,
           SILENCE_MS,
         );
       case "hangUp":
         this.#mark = program.mark();
-        return await this.#stage.hangUp();
+        return await stage.hangUp();
       case "giveUp": // it may ask again whether to go on
         if (!await this.#until(hasEnded)) await program.endInput();
         return;
       case "awaitDrain": // it drains its echoes, and ends with the server's end
-        await this.#until(() => this.#stage.isHalfClosed || hasEnded());
-        await this.#stage.replyAll();
-        if (this.#stage.isHalfClosed) await this.#stage.hangUp();
+        await this.#until(() => stage.isHalfClosed || hasEnded());
+        await stage.replyAll();
+        if (stage.isHalfClosed) await stage.hangUp();
         return;
       case "exit":
         if (!await this.#until(hasEnded)) this.#fail("exit", { how: "no end" });

@@ -46,6 +46,23 @@ export function waitedSince(start: number, ms: number): Waited {
   return { waitedMs, isWaiting: waitedMs < ms };
 }
 
+const SLOW_MS = 600;
+
+/** How fast a program was seen to be. */
+export class Pace {
+  #fastestMs = Infinity;
+
+  /** The echo of a sentence took so long. */
+  saw(ms: number): void {
+    this.#fastestMs = Math.min(this.#fastestMs, ms);
+  }
+
+  /** It takes its time for each answer: then some that are alike are enough. */
+  get isSlow(): boolean {
+    return this.#fastestMs > SLOW_MS && this.#fastestMs < Infinity;
+  }
+}
+
 /** Puts random words, stop words and line ends into a template. */
 export class Words {
   readonly #words = Array.from({ length: 10 }, randomWord);

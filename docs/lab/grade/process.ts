@@ -1,5 +1,5 @@
 /**
- * Whether a program waits for what never comes, as Linux shows it: each of its threads is asleep in a
+ * Whether a program waits for what never comes, as Linux on x86-64 shows it: each of its threads is asleep in a
  * call that does not end by itself. So a `no` need not wait for its whole time. Where this cannot be
  * seen, the whole time is waited.
  *
@@ -16,21 +16,13 @@ const SIGALRM = 1n << 13n; // a program that catches it may have set an alarm
 /** The argument that limits a call that waits: in milliseconds, or a pointer that is null for none. */
 type Limit = { ms: number } | { pointer: number } | "none";
 
-/** Calls that wait, by their numbers. */
-const CALLS: Record<string, Record<number, Limit>> = {
-  x86_64: {
-    ...{ 0: "none", 43: "none", 45: "none", 47: "none" }, // read, accept, recvfrom, recvmsg
-    ...{ 61: "none", 130: "none", 247: "none", 288: "none" }, // wait4, sigsuspend, waitid, accept4
-    ...{ 7: { ms: 2 }, 232: { ms: 3 }, 281: { ms: 3 } }, // poll, epoll_wait, epoll_pwait
-    ...{ 23: { pointer: 4 }, 202: { pointer: 3 } }, // select, futex
-    ...{ 270: { pointer: 4 }, 271: { pointer: 2 } }, // pselect6, ppoll
-  },
-  aarch64: {
-    ...{ 63: "none", 202: "none", 207: "none", 212: "none" }, // read, accept, recvfrom, recvmsg
-    ...{ 260: "none", 133: "none", 95: "none", 242: "none" }, // wait4, sigsuspend, waitid, accept4
-    ...{ 22: { ms: 3 }, 98: { pointer: 3 } }, // epoll_pwait, futex
-    ...{ 72: { pointer: 4 }, 73: { pointer: 2 } }, // pselect6, ppoll
-  },
+/** Calls that wait, by their numbers on x86-64. */
+const CALLS: Record<number, Limit> = {
+  ...{ 0: "none", 43: "none", 45: "none", 47: "none" }, // read, accept, recvfrom, recvmsg
+  ...{ 61: "none", 130: "none", 247: "none", 288: "none" }, // wait4, sigsuspend, waitid, accept4
+  ...{ 7: { ms: 2 }, 232: { ms: 3 }, 281: { ms: 3 } }, // poll, epoll_wait, epoll_pwait
+  ...{ 23: { pointer: 4 }, 202: { pointer: 3 } }, // select, futex
+  ...{ 270: { pointer: 4 }, 271: { pointer: 2 } }, // pselect6, ppoll
 };
 
 /** What a command prints; nothing where it cannot be run. */
@@ -92,7 +84,7 @@ function sleepsFor(files: Map<string, string>, ms: number): boolean {
 /** How many milliseconds a call waits at most; 0 where that is not known. */
 function limitOf(call: string, isOfRuntime: boolean): number {
   const [number, ...args] = call.trim().split(" ");
-  const limit = CALLS[Deno.build.arch]?.[Number(number)];
+  const limit = Deno.build.arch === "x86_64" ? CALLS[Number(number)] : undefined;
   if (limit === undefined || args.length === 0) return 0;
   if (limit === "none") return Infinity;
   if ("pointer" in limit) return isOfRuntime || Number(args[limit.pointer]) === 0 ? Infinity : 0;

@@ -24,7 +24,7 @@ import {
   takePort,
   waitForPort,
 } from "./ports.ts";
-import type { Pace } from "./pace.ts";
+import type { Pace } from "./outcome.ts";
 import { type Looks, Program, START_LOOK_MS, type Terminal } from "./program.ts";
 import type { Evidence } from "./diagnosis.ts";
 import { errorLine } from "./text.ts";

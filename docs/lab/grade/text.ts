@@ -19,13 +19,7 @@ export function decode(bytes: Uint8Array): string {
 }
 
 export function concat(chunks: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(chunks.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, at);
-    at += chunk.length;
-  }
-  return bytes;
+  return new Uint8Array(Buffer.concat(chunks));
 }
 
 export function isSame(a: Uint8Array, b: Uint8Array): boolean {
