@@ -143,19 +143,29 @@ async function gradeLab(): Promise<string> {
       const reader = server.stdout.pipeThrough(new TextDecoderStream()).getReader();
       let said = "";
       while (!READY.test(said)) said += (await reader.read()).value ?? "";
+      const printed = drain(reader); // a full pipe would hold it up
       const address = { hostname: "127.0.0.1", port: Number(args.at(-1)) };
       check(path, "by address", await grade({ kind, task, address }));
-      await reader.cancel();
+      end(server);
+      await printed;
     } finally {
-      try {
-        server.kill("SIGKILL");
-      } catch {
-        // It ended with its client.
-      }
+      end(server);
       await server.status;
     }
   }
   return `16 programs, three ways, in ${seconds(start)}`;
+}
+
+async function drain(reader: ReadableStreamDefaultReader<string>): Promise<void> {
+  while (!(await reader.read()).done);
+}
+
+function end(process: Deno.ChildProcess): void {
+  try {
+    process.kill("SIGKILL");
+  } catch {
+    // It has ended.
+  }
 }
 
 /** The same class in each format: the same marks. */
