@@ -10,6 +10,7 @@ import {
   checksOf,
   diagnose,
   type Evidence,
+  grade,
   type GradeOptions,
   type Kind,
   type Mistake,
@@ -532,6 +533,30 @@ Deno.test("a wait without a time limit is seen as one, and one with a limit is n
   }
   assert(await stays("0", 1_000_000));
   assert(!await stays("100", 200_000));
+});
+
+Deno.test("a port in TIME-WAIT holds up no server that sets SO_REUSEADDR", SLOW, async () => {
+  let port: number;
+  { // whoever closes first has the port in TIME-WAIT
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    port = listener.addr.port;
+    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    const accepted = await listener.accept();
+    accepted.close();
+    assertEquals(await conn.read(new Uint8Array(1)), null);
+  }
+  const server = fileUrl("docs/lab/task2_server.ts").pathname;
+  const command = [Deno.execPath(), "run", "--allow-net", "--quiet", server, `${port}`];
+  const notes: string[] = [];
+  const verdicts = await grade({
+    kind: "tcp-server",
+    task: 2,
+    port,
+    command,
+    onNote: (note) => notes.push(note),
+  });
+  assert(sumUp(verdicts).passed);
+  assertEquals(notes, []);
 });
 
 // ---- As a teacher runs it ----
