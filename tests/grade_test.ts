@@ -10,6 +10,7 @@ import {
   checksOf,
   diagnose,
   type Evidence,
+  grade,
   type GradeOptions,
   type Kind,
   type Mistake,
@@ -18,6 +19,7 @@ import {
   type Verdict,
 } from "../docs/lab/grade.ts";
 import { parseClass, splitWords } from "../docs/lab/grade/class.ts";
+import { isStuck } from "../docs/lab/grade/process.ts";
 import {
   formatGradescope,
   formatJunit,
@@ -505,6 +507,56 @@ Deno.test("some of the collection", SLOW, async (t) => {
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+/** A line, then a wait for what never comes. */
+const WAITS = `import socket, sys
+sock = socket.socket(type=socket.SOCK_DGRAM)
+sock.settimeout(float(sys.argv[1]) or None)
+sock.bind(("127.0.0.1", 0))
+sock.recv(1)`;
+
+Deno.test("a wait without a time limit is seen as one, and one with a limit is not", {
+  ...SLOW,
+  ignore: !hasPython || Deno.build.os !== "linux",
+}, async () => {
+  async function stays(limit: string, ms: number): Promise<boolean> {
+    const child = new Deno.Command("python3", { args: ["-c", WAITS, limit], stderr: "null" })
+      .spawn();
+    try {
+      while (!await isStuck(child.pid, 1_000)); // it starts
+      return await isStuck(child.pid, ms);
+    } finally {
+      child.kill("SIGKILL");
+      await child.status;
+    }
+  }
+  assert(await stays("0", 1_000_000));
+  assert(!await stays("100", 200_000));
+});
+
+Deno.test("a port in TIME-WAIT holds up no server that sets SO_REUSEADDR", SLOW, async () => {
+  let port: number;
+  { // whoever closes first has the port in TIME-WAIT
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    port = listener.addr.port;
+    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    const accepted = await listener.accept();
+    accepted.close();
+    assertEquals(await conn.read(new Uint8Array(1)), null);
+  }
+  const server = fileUrl("docs/lab/task2_server.ts").pathname;
+  const command = [Deno.execPath(), "run", "--allow-net", "--quiet", server, `${port}`];
+  const notes: string[] = [];
+  const verdicts = await grade({
+    kind: "tcp-server",
+    task: 2,
+    port,
+    command,
+    onNote: (note) => notes.push(note),
+  });
+  assert(sumUp(verdicts).passed);
+  assertEquals(notes, []);
 });
 
 // ---- As a teacher runs it ----

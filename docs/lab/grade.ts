@@ -11,9 +11,9 @@
  *
  * `grader.md` has what is asked and what is not. The rooms are in `grade/`: `checks.ts` has the checks
  * as data; `interpreter.ts` takes their steps as a server's clients, `keyboard.ts` as a client's user;
- * `channel.ts` is the way to a peer, `program.ts` runs what is graded, `server.ts` and `stage.ts` have
- * it as a server and as a client; `diagnosis.ts` names what is wrong, `run.ts` makes the verdicts,
- * `report.ts` prints them, `class.ts` reads a class.
+ * `channel.ts` is the way to a peer, `program.ts` runs what is graded, `process.ts` sees whether it
+ * waits for ever, `server.ts` and `stage.ts` have it as a server and as a client; `diagnosis.ts` names
+ * what is wrong, `run.ts` makes the verdicts, `report.ts` prints them, `class.ts` reads a class.
  *
  * Exit codes: 0 all tasks pass; 1 they do not; 2 wrong use; 129 SIGHUP; 130 SIGINT; 143 SIGTERM.
  *
@@ -177,28 +177,26 @@ function userFolder(): string | undefined {
   return state === "granted" ? Deno.env.get("INIT_CWD") : undefined;
 }
 
-/** Grades a program, and prints as it goes where the format is one of lines. */
-async function gradeOne(
-  options: GradeOptions,
-  { strict, format }: Command,
-): Promise<report.Report> {
+/** Grades a program, or finds out why it cannot be graded. */
+async function gradeOne(options: GradeOptions, strict: boolean): Promise<report.Report> {
+  const { kind, command } = options;
   const start = performance.now();
-  const print = (verdict: Verdict): void => {
-    if (format === "text") console.log(report.formatVerdict(verdict));
-    else if (format === "json") console.log(report.formatJson(verdict));
-  };
-  const verdicts = await grade({ onVerdict: print, ...options });
-  const seconds = Math.round(performance.now() - start) / 1000;
-  const program = options.program ?? verdicts[0]!.program;
-  const result = sumUp(verdicts, { strict, program, seconds });
-  return { program, kind: options.kind, verdicts, result };
+  try {
+    const cwd = userFolder();
+    const verdicts = await grade({ ...options, ...(cwd ? { cwd } : {}) });
+    const program = options.program ?? verdicts[0]!.program;
+    const seconds = Math.round(performance.now() - start) / 1000;
+    return { program, kind, verdicts, result: sumUp(verdicts, { strict, program, seconds }) };
+  } catch (error) {
+    const program = options.program ?? command?.join(" ") ?? kind;
+    return { program, kind, error: (error as Error).message };
+  }
 }
 
 /** Grades all submissions of a class file, and prints a line for each. */
 async function gradeClass(command: Command, args: string[]): Promise<report.Report[]> {
-  const cwd = userFolder();
   const file = command.classFile!;
-  const entries = parseClass(await readFile(file, cwd), file);
+  const entries = parseClass(await readFile(file, userFolder()), file);
   const defaults = args.filter((_, i) => args[i] !== "--class" && args[i - 1] !== "--class")
     .filter((arg) => !arg.startsWith("--class="));
   const parsed = entries.map((entry) => parseEntry(entry, { file, defaults }));
@@ -208,7 +206,7 @@ async function gradeClass(command: Command, args: string[]): Promise<report.Repo
     for (const each of reports.slice(printed, firstGap(reports))) {
       printed++;
       if (command.format === "text") console.log(report.formatRow(each, width));
-      else if (command.format === "json") printJson(each);
+      else if (command.format === "json") printJson(each, "verdicts" in each ? each.verdicts : []);
     }
   };
   let printed = 0;
@@ -216,12 +214,9 @@ async function gradeClass(command: Command, args: string[]): Promise<report.Repo
     port: options.port,
     isClient: options.kind.endsWith("client"),
     run: async () => {
-      const { kind } = options;
       const program = entries[i]!.name;
-      const settings = { ...options, ...(cwd ? { cwd } : {}), program, onVerdict: () => {} };
       const onNote = (note: string): void => console.error(`${NAME}: ${program}: ${note}`);
-      reports[i] = await gradeOne({ ...settings, onNote }, { ...command, strict })
-        .catch((error) => ({ program, kind, error: (error as Error).message }));
+      reports[i] = await gradeOne({ ...options, program, onNote }, strict);
       print();
     },
   })));
@@ -264,10 +259,11 @@ async function readFile(file: string, folder: string | undefined): Promise<strin
   }
 }
 
-function printJson(each: report.Report): void {
-  const verdicts = "error" in each ? [] : each.verdicts;
-  for (const verdict of verdicts) console.log(report.formatJson(verdict));
-  printEnd(each);
+/** Verdicts, then the last object of a program: its sum, or why it could not be graded. */
+function printJson(each: report.Report, verdicts: Verdict[] = []): void {
+  for (const verdict of verdicts) console.log(JSON.stringify(verdict));
+  const { program } = each;
+  console.log(JSON.stringify("error" in each ? { program, error: each.error } : each.result));
 }
 
 /** Ends the programs with the grader: their process groups are not the terminal's. */
@@ -291,39 +287,30 @@ export async function main(args: string[]): Promise<number> {
   endWithSignals();
   const { strict, format, options } = command;
   const startedAt = new Date();
-  if (!options) {
-    const reports = await gradeClass(command, args);
-    if (format === "gradescope") console.log(report.formatGradescope(reports, { strict }));
-    if (format === "junit") console.log(report.formatJunit(reports, { strict, startedAt }));
-    return reports.every((each) => "result" in each && each.result.passed) ? 0 : 1;
-  }
-  const graded = await gradeAlone(options, command);
-  if (format === "gradescope") console.log(report.formatGradescope([graded], { strict }));
-  if (format === "junit") console.log(report.formatJunit([graded], { strict, startedAt }));
-  if (format === "json") printEnd(graded);
-  if (!("result" in graded)) return 2;
-  if (format === "text") console.log(report.formatResult(graded.result, graded.verdicts));
-  return graded.result.passed ? 0 : 1;
+  const reports = options ? [await gradeAlone(options, command)] : await gradeClass(command, args);
+  if (format === "gradescope") console.log(report.formatGradescope(reports, { strict }));
+  if (format === "junit") console.log(report.formatJunit(reports, { strict, startedAt }));
+  if (options && "error" in reports[0]!) return 2;
+  return reports.every((each) => "result" in each && each.result.passed) ? 0 : 1;
 }
 
-/** Grades the program of the command line, or reports why it cannot be graded. */
-async function gradeAlone(options: GradeOptions, command: Command): Promise<report.Report> {
-  const cwd = userFolder();
-  const onNote = (note: string): void => console.error(`${NAME}: ${note}`);
-  try {
-    return await gradeOne({ ...options, ...(cwd ? { cwd } : {}), onNote }, command);
-  } catch (error) {
-    if (!(error instanceof UsageError)) throw error;
-    console.error(`${NAME}: ${error.message}`);
-    const { kind } = options;
-    return { program: options.command?.join(" ") ?? kind, kind, error: error.message };
-  }
-}
-
-/** The last object of a program: its sum, or why it could not be graded. */
-function printEnd(each: report.Report): void {
-  const { program } = each;
-  console.log(report.formatJson("error" in each ? { program, error: each.error } : each.result));
+/** Grades the program of the command line, and prints as it goes where the format is one of lines. */
+async function gradeAlone(
+  options: GradeOptions,
+  { strict, format }: Command,
+): Promise<report.Report> {
+  const graded = await gradeOne({
+    ...options,
+    onVerdict: (verdict) => {
+      if (format === "text") console.log(report.formatVerdict(verdict));
+      else if (format === "json") console.log(JSON.stringify(verdict));
+    },
+    onNote: (note) => console.error(`${NAME}: ${note}`),
+  }, strict);
+  if (format === "json") printJson(graded);
+  if ("error" in graded) console.error(`${NAME}: ${graded.error}`);
+  else if (format === "text") console.log(report.formatResult(graded.result, graded.verdicts));
+  return graded;
 }
 
 if (import.meta.main) {

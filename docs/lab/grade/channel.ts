@@ -5,8 +5,9 @@
  * @module
  */
 
+import { once } from "node:events";
 import { createServer, type Server, Socket } from "node:net"; // Deno's own cannot reset
-import { openUdp } from "./ports.ts";
+import { isAbandoned, openUdp } from "./ports.ts";
 import { concat, isSame } from "./text.ts";
 
 const MAX_READ = 33_554_432; // bytes of one peer: then it is not read on
@@ -86,8 +87,9 @@ export class TcpChannel implements Channel {
     waits.notify();
   }
 
-  get remotePort(): number {
-    return this.#socket.remotePort ?? 0;
+  get ports(): { port: number; remotePort: number } {
+    const { localPort = 0, remotePort = 0 } = this.#socket;
+    return { port: localPort, remotePort };
   }
 
   async send(bytes: Uint8Array<ArrayBuffer>): Promise<void> {
@@ -126,8 +128,14 @@ export class TcpChannel implements Channel {
     return all;
   }
 
-  /** Closes as a program does that ends: with a FIN. */
+  /**
+   * Closes as a program does that ends: with a FIN. Where the other program has closed first, with a
+   * reset, so that it leaves no port in TIME-WAIT.
+   */
   async leave(): Promise<void> {
+    if (this.ended !== "" && await isAbandoned(this.ports)) {
+      return await this[Symbol.asyncDispose]();
+    }
     this.#socket.destroy();
     await this.#closed;
   }
@@ -144,26 +152,14 @@ export async function connectTcp(
   { waits, ms }: { waits: Waits; ms: number },
 ): Promise<TcpChannel | string> {
   const socket = new Socket({ allowHalfOpen: true });
-  let failure: string | undefined;
-  let isOpen = false;
-  const settled = new Promise<void>((resolve) => {
-    socket.once("error", (error: NodeJS.ErrnoException) => {
-      failure = error.code ?? error.message;
-      resolve();
-    });
-    socket.once("connect", () => {
-      isOpen = true;
-      resolve();
-    });
-  });
-  const timer = setTimeout(() => socket.destroy(new Error("no answer")), ms);
+  socket.connect({ host: address.hostname, port: address.port });
   try {
-    socket.connect({ host: address.hostname, port: address.port });
-    await settled;
-  } finally {
-    clearTimeout(timer);
+    await once(socket, "connect", { signal: AbortSignal.timeout(ms) });
+  } catch (error) {
+    socket.destroy();
+    const { name, code } = error as NodeJS.ErrnoException;
+    return code === "ECONNREFUSED" ? "refused" : name === "AbortError" ? "no answer" : `${code}`;
   }
-  if (!isOpen) return failure === "ECONNREFUSED" ? "refused" : failure ?? "no connection";
   if (socket.localPort !== socket.remotePort) return new TcpChannel(socket, waits);
   socket.destroy(); // a dead port can connect to itself
   return "refused";
@@ -184,10 +180,7 @@ export class TcpListener implements AsyncDisposable {
 
   /** @throws Error with the system's code */
   async listen(port: number): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once("error", reject);
-      this.#server.listen({ port, host: "127.0.0.1" }, resolve);
-    });
+    await once(this.#server.listen({ port, host: "127.0.0.1" }), "listening");
     this.port = (this.#server.address() as { port: number }).port;
   }
 

@@ -31,8 +31,9 @@ export type Evidence = {
   expected: Uint8Array;
   came: Uint8Array;
   ended: "" | "eof" | "reset";
-  /** How long nothing came. */
+  /** How long nothing came; not longer, as the program then waited, too, without a time limit. */
   waitedMs?: number;
+  isWaiting?: boolean;
   /** What this peer, and other ones, said before. */
   earlier?: Uint8Array[];
   others?: Uint8Array[];
@@ -167,9 +168,9 @@ function namedBy(words: string): Mistake | undefined {
 
 /** What is to be seen without a comparison of bytes. */
 function seeMissing(evidence: Evidence): Seen | undefined {
-  const { wants, usual, came, expected, waitedMs = 0, decoy, side, isUdp, earlier = [] } = evidence;
+  const { wants, usual, came, expected, decoy, side, isUdp, earlier = [] } = evidence;
   const output = decode(came);
-  const inSeconds = `in ${waitedMs / 1000} s`;
+  const inSeconds = inTime(evidence);
   const own = (mistake: Mistake): Mistake => usual ?? mistake;
   switch (wants) {
     case "end":
@@ -344,7 +345,7 @@ function lineEnds(got: string, text: string): Mistake {
 }
 
 function seeNothing(evidence: Evidence): Seen {
-  const { side, isUdp, ended, waitedMs = 0, said, usual, wants } = evidence;
+  const { side, isUdp, ended, said, usual, wants } = evidence;
   if (wants === "connection" && said) {
     return { cause: said, mistake: "endedBefore", proves: SHOWN_BY_END };
   }
@@ -353,7 +354,7 @@ function seeNothing(evidence: Evidence): Seen {
   const isClosed = isServer && ended !== "";
   const how = ended === "reset" ? "a reset" : "the end";
   const cause =
-    (isClosed ? `${how} came in place of an echo` : `nothing came in ${waitedMs / 1000} s`) + words;
+    (isClosed ? `${how} came in place of an echo` : `nothing came ${inTime(evidence)}`) + words;
   const named = said && namedBy(said);
   if (isServer && named) return { cause, mistake: named, proves: SHOWN_BY_END };
   const allows = usual && !NOT_SHOWN_BY_NOTHING.includes(usual) ? [usual] : [];
@@ -363,6 +364,11 @@ function seeNothing(evidence: Evidence): Seen {
   }
   if (isClosed) return { cause, mistake: "closesUnanswered", proves: SHOWN_BY_CLOSE, allows };
   return { cause, mistake: isUdp ? "noReply" : "noEcho", allows };
+}
+
+function inTime({ waitedMs = 0, isWaiting }: Evidence): string {
+  const seconds = `in ${Math.round(waitedMs / 100) / 10} s`;
+  return isWaiting ? `${seconds}, and it waits itself` : seconds;
 }
 
 /** Whether `start` is how `all` begins. */

@@ -7,8 +7,16 @@
 import { type Channel, TcpChannel, UdpChannel, type Waits } from "./channel.ts";
 import type { Check, ServerStep, Text } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, type Outcome, Untried, Words } from "./outcome.ts";
-import type { Pace } from "./pace.ts";
+import {
+  Failed,
+  listSent,
+  type Outcome,
+  type Pace,
+  Untried,
+  waitedSince,
+  Words,
+} from "./outcome.ts";
+import { SILENT } from "./program.ts";
 import { type GradedServer, type Resources, Unreachable } from "./server.ts";
 import { concat, encode, errorLine, isSame, saysError, show, withoutBytes } from "./text.ts";
 
@@ -33,10 +41,10 @@ export class ServerRun {
   #kept: Channel | undefined; // a connection of the check before
   readonly #isSame: boolean;
   readonly #pace: Pace;
-  readonly #isBeyond: boolean;
   #words: Words;
   #mark: number;
-  #came = "the same";
+  #came: string[] = [];
+  #waited = { waitedMs: 0, isWaiting: false }; // in vain, of late
 
   constructor(
     check: Check<ServerStep>,
@@ -48,23 +56,26 @@ export class ServerRun {
     this.#server = server;
     this.#pace = pace;
     this.#isSame = isSame;
-    this.#isBeyond = check.step.endsWith("+");
     this.#waits = waits;
     this.#usual = check.usual;
     this.#mark = server.mark();
     this.#words = this.#newWords("");
   }
 
-  get #patience(): number {
-    return this.#pace.patience({ isBeyond: this.#isBeyond });
+  /** Waits until `isDone`, as long as the program may still do something. */
+  async #until(isDone: () => boolean, ms = ECHO_MS): Promise<boolean> {
+    const start = performance.now();
+    const result = await this.#server.until(isDone, ms);
+    this.#waited = waitedSince(start, ms);
+    return result;
   }
 
   #newWords(stop: string): Words {
-    const { isTcp, stopLine } = this.#server;
+    const { isTcp, obeyed } = this.#server;
     return new Words({
       lf: isTcp ? "\n" : "",
-      stopline: stopLine,
-      stop: stop || this.#server.stop,
+      stopline: obeyed.line,
+      stop: stop || obeyed.stop,
     });
   }
 
@@ -79,7 +90,7 @@ export class ServerRun {
         await this.#take(step);
       }
     }
-    return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
+    return { sent: listSent(this.#sent), came: this.#came.join(", then ") };
   }
 
   /**
@@ -90,13 +101,12 @@ export class ServerRun {
   async end({ isKept = false, isLast = false } = {}): Promise<TcpChannel | undefined> {
     const first = this.#peers.get(1)?.channel;
     this.#server.hasClosedEarlier ||= this.#server.isByAddress && first?.ended === "eof";
+    const kept = isKept && first instanceof TcpChannel && first.ended === "" ? first : undefined;
     for (const { channel } of this.#peers.values()) {
-      if (!(channel instanceof TcpChannel) || (isKept && channel === first)) continue;
-      const mayReset = isLast || this.#server.hasFixedPort;
-      await (isLast ? channel[Symbol.asyncDispose]() : closeGently(channel, this.#waits, mayReset));
+      if (!(channel instanceof TcpChannel) || channel === kept) continue;
+      await (isLast ? channel[Symbol.asyncDispose]() : closeGently(channel, this.#waits));
     }
-    const isOpen = first instanceof TcpChannel && first.ended === "";
-    return isKept && isOpen ? first : undefined;
+    return kept;
   }
 
   #addPeer(by: number, channel: Channel): Peer {
@@ -150,7 +160,7 @@ export class ServerRun {
       expected,
       came,
       ended,
-      waitedMs: this.#patience,
+      ...this.#waited,
       earlier: peer?.said ?? [],
       others: [...this.#peers.values()].filter((other) => other !== peer)
         .flatMap(({ said, owed }) => [...said, ...owed]),
@@ -197,7 +207,7 @@ export class ServerRun {
       case "send":
         return await this.#send(peer, step.text);
       case "echo":
-        return await this.#echo(peer, this.#patience);
+        return await this.#echo(peer, ECHO_MS);
       case "probe":
         return await this.#echo(peer, STOP_MS);
       case "beside":
@@ -214,10 +224,10 @@ export class ServerRun {
         this.#sent.push("a half-close");
         return tcp.halfClose();
       case "end":
-        if (await this.#waits.until(() => channel.ended !== "", this.#patience)) return;
+        if (await this.#until(() => channel.ended !== "")) return void this.#came.push("the end");
         return await this.#fail("end", peer, { expected: new Uint8Array(), came: channel.take() });
       case "leave":
-        return await this.#leave(peer);
+        return await this.#leave(peer, step.by);
       case "reset":
         this.#sent.push("a reset");
         return await channel[Symbol.asyncDispose]();
@@ -230,12 +240,11 @@ export class ServerRun {
     }
   }
 
-  /** A server that closes first is let: what it leaves then is no port in TIME-WAIT. */
-  async #leave({ channel }: Peer): Promise<void> {
-    if (!(channel instanceof TcpChannel)) return;
-    const hasLeft = await this.#waits.until(() => channel.ended !== "", REST_MS);
-    const mayReset = this.#server.hasFixedPort;
-    await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
+  /** A server that closes first is let. Over UDP a late reply goes to nobody. */
+  async #leave({ channel }: Peer, by: number): Promise<void> {
+    if (!(channel instanceof TcpChannel)) return void this.#peers.delete(by);
+    await this.#waits.until(() => channel.ended !== "", REST_MS);
+    await channel.leave();
   }
 
   async #send(peer: Peer, text: Text): Promise<void> {
@@ -260,13 +269,14 @@ export class ServerRun {
     const isDecided = (): boolean => channel.unread >= wanted || channel.ended !== "" || isLost();
     const start = performance.now();
     if (wanted >= LONG_BYTES && this.#pace.isSlow) throw new Untried("it would take too long");
-    await this.#waits.until(isDecided, ms);
+    await this.#until(isDecided, ms);
     if (wanted >= LONG_BYTES && !isDecided()) await this.#waitForLong(channel, isDecided);
     const hasCome = channel.unread > 0; // an empty datagram, too
     let came = channel.take(expected.length);
     if (hasCome && isSame(came, expected)) {
       if (wanted < LONG_BYTES) this.#pace.saw(performance.now() - start);
       peer.said.push(...peer.owed.splice(0));
+      this.#came = ["the same"];
       return;
     }
     if (isTcp && channel.ended === "") {
@@ -305,16 +315,16 @@ export class ServerRun {
   /** An echo beside a silent client; where it waits for that one to leave, the reason is plain. */
   async #beside(peer: Peer): Promise<void> {
     const isAnswered = (): boolean => peer.channel.unread > 0 || peer.channel.ended !== "";
-    const patience = this.#patience;
-    if (await this.#waits.until(isAnswered, patience)) return await this.#echo(peer, ECHO_MS);
+    if (await this.#until(isAnswered)) return await this.#echo(peer, ECHO_MS);
     await closeGently(this.#peers.get(1)!.channel as TcpChannel, this.#waits);
-    const isFreed = await this.#waits.until(isAnswered, ECHO_MS - patience);
-    await this.#fail("echo", peer, { waitedMs: patience, isFreed });
+    const isFreed = await this.#waits.until(isAnswered, ECHO_MS);
+    await this.#fail("echo", peer, { isFreed });
   }
 
   async #quiet(peer: Peer): Promise<void> {
     const { channel } = peer;
-    await this.#waits.until(() => channel.unread > 0 || channel.ended !== "", SILENCE_MS);
+    const isDecided = (): boolean => channel.unread > 0 || channel.ended !== "";
+    await this.#server.until(isDecided, SILENCE_MS, SILENT);
     if (channel.unread > 0) await this.#fail("silence", peer, { came: channel.take() });
   }
 
@@ -325,14 +335,16 @@ export class ServerRun {
     if (channel instanceof TcpChannel && !await this.#waits.until(isDecided, SILENCE_MS)) {
       channel.halfClose();
     }
-    await this.#waits.until(isDecided, STOP_MS);
+    await this.#until(isDecided, STOP_MS);
     if (channel.unread > 0) await this.#fail("silence", peer, { came: channel.take() });
+    this.#came = ["nothing"];
   }
 
   async #print(peer: Peer, text: string): Promise<void> {
     const isPrinted = (): boolean => withoutBytes(this.#server.printed(this.#mark)).includes(text);
     const mayPrint = async (ms: number): Promise<boolean> =>
-      await this.#waits.until(() => isPrinted() || this.#server.hasDied, ms) && isPrinted();
+      await this.#until(() => isPrinted() || this.#server.hasDied, ms) && isPrinted();
+    this.#came = ["printed"];
     if (await mayPrint(STOP_MS)) return;
     if (peer.channel instanceof TcpChannel) peer.channel.halfClose(); // it may print when it has all
     if (await mayPrint(ECHO_MS)) return;
@@ -354,10 +366,10 @@ export class ServerRun {
       await this.#send(peer, line);
       const isLast = i === lines.length - 1;
       if (await this.#closesAt(peer, { line, ms: isLast ? ECHO_MS : STOP_MS })) {
-        this.#server.stop = line.trim();
-        this.#server.stopLine = line;
+        Object.assign(this.#server.obeyed, { stop: line.trim(), line });
         this.#server.isSound = false; // it may be about to end
         this.#sent.splice(0, Infinity, show(line));
+        this.#came = ["the end"];
         return;
       }
     }
@@ -368,7 +380,7 @@ export class ServerRun {
   /** A server that echoes the word, and then is silent, goes on. */
   async #closesAt({ channel }: Peer, { line, ms }: { line: string; ms: number }): Promise<boolean> {
     const hasEnded = (): boolean => channel.ended !== "";
-    await this.#waits.until(() => hasEnded() || channel.unread >= line.length, ms);
+    await this.#until(() => hasEnded() || channel.unread >= line.length, ms);
     if (await this.#waits.until(hasEnded, channel.unread >= line.length ? SILENCE_MS : 0)) {
       return true;
     }
@@ -377,14 +389,11 @@ export class ServerRun {
   }
 }
 
-/** Closes a connection as a client does that has no more to say; `mayReset`: if the other has left. */
-export async function closeGently(
-  channel: TcpChannel,
-  waits: Waits,
-  mayReset = false,
-): Promise<void> {
-  const hasLeft = channel.ended !== ""; // then its port stays in TIME-WAIT, but for a reset
-  channel.halfClose();
-  if (!hasLeft) await waits.until(() => channel.ended !== "", REST_MS);
-  await (hasLeft && mayReset ? channel[Symbol.asyncDispose]() : channel.leave());
+/** Closes a connection as a client does that has no more to say. */
+export async function closeGently(channel: TcpChannel, waits: Waits): Promise<void> {
+  if (channel.ended === "") {
+    channel.halfClose();
+    await waits.until(() => channel.ended !== "", REST_MS);
+  }
+  await channel.leave();
 }

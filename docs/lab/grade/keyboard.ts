@@ -5,15 +5,17 @@
  * @module
  */
 
-import type { Act, Check, ClientStep } from "./checks.ts";
+import type { Check, ClientStep } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, type Outcome, Words } from "./outcome.ts";
-import type { Pace } from "./pace.ts";
+import { Failed, listSent, type Outcome, type Pace, waitedSince, Words } from "./outcome.ts";
+import { type Looks, SILENT, START_LOOK_MS } from "./program.ts";
 import type { Message, Stage } from "./stage.ts";
 import { concat, decode, encode, errorLine, hasWords, plain, show, withoutBytes } from "./text.ts";
 
 const FIRST_MS = 15_000; // for a client to start and to send its first sentence
+const ANSWER_MS = 4_000; // for what it sends, prints or does: what a busy machine takes, and more
 const LOST_MS = 6_000; // for a client to miss a datagram: its timeout, and a margin
+const UNSEEN_MS = 1_000; // for a time limit that does not show in the call that waits
 const STOP_MS = 1_000; // for what a program may do or not, before the grader goes on
 const SILENCE_MS = 300; // in which nothing comes: a late one that is missed wrongs nobody
 const REFUSED_MS = 1_500; // for a client to show something else than an echo, or not
@@ -22,7 +24,6 @@ const REFUSED_MS = 1_500; // for a client to show something else than an echo, o
 export class ClientRun {
   readonly #stage: Stage;
   readonly #pace: Pace;
-  readonly #isBeyond: boolean;
   readonly #usual: Check["usual"];
   readonly #words: Words;
   readonly #sent: string[] = [];
@@ -30,6 +31,7 @@ export class ClientRun {
   #mark = 0;
   #came = "";
   #shown = 0; // times that a word was printed
+  #waited = { waitedMs: 0, isWaiting: false }; // in vain, of late
 
   constructor(
     check: Check<ClientStep>,
@@ -37,7 +39,6 @@ export class ClientRun {
   ) {
     this.#stage = stage;
     this.#pace = pace;
-    this.#isBeyond = check.step.endsWith("+");
     this.#usual = check.usual;
     this.#words = new Words({ lf: "", stop });
   }
@@ -45,15 +46,19 @@ export class ClientRun {
   /** @throws Failed */
   async take(check: Check<ClientStep>): Promise<Outcome> {
     for (const step of check.steps) await this.#take(step);
-    return { sent: check.sent ?? this.#sent.join(", "), came: check.came ?? this.#came };
+    return { sent: listSent(this.#sent), came: this.#came };
   }
 
   get #output(): string {
     return this.#stage.program.output;
   }
 
-  get #patience(): number {
-    return this.#pace.patience({ isBeyond: this.#isBeyond });
+  /** Waits until `isDone`, as long as the program may still do something. */
+  async #until(isDone: () => boolean, ms = ANSWER_MS, looks: Looks = {}): Promise<boolean> {
+    const start = performance.now();
+    const result = await this.#stage.program.until(isDone, ms, looks);
+    this.#waited = waitedSince(start, ms);
+    return result;
   }
 
   #fail(wants: Wants, seen: Partial<Evidence> & { how?: string } = {}): never {
@@ -67,7 +72,7 @@ export class ClientRun {
       expected: new Uint8Array(),
       came,
       ended: "",
-      waitedMs: this.#patience,
+      ...this.#waited,
       exit: program.hasEnded
         ? { code: program.exitCode!, words: errorLine(program.output) }
         : undefined,
@@ -81,16 +86,18 @@ export class ClientRun {
 
   async #take(step: ClientStep): Promise<void> {
     const stage = this.#stage;
+    const { program } = stage;
+    const hasEnded = (): boolean => program.hasEnded;
     const text = "text" in step ? this.#words.fill(step.text) : "";
     switch (step.do) {
       case "type":
         this.#sent.push(`typed ${show(text)}`);
-        for (const line of text.split("\n")) await stage.program.type(line);
+        for (const line of text.split("\n")) await program.type(line);
         return;
       case "hear":
         return await this.#hear(text, step.then && this.#words.fill(step.then));
       case "hearOrEnd":
-        await stage.next(text, { ms: this.#patience, isReply: true });
+        await stage.next(text, { ms: ANSWER_MS, isReply: true });
         return;
       case "reply":
         return await this.#reply(text);
@@ -105,40 +112,35 @@ export class ClientRun {
         return await this.#answerOther(text);
       case "stranger":
         return await stage.replyAsStranger(this.#heard!.text.replace(/\S+ \S+/, text));
-      default:
-        return await this.#act(step.do);
-    }
-  }
-
-  async #act(name: Act): Promise<void> {
-    const { program, waits } = this.#stage;
-    const hasEnded = (): boolean => program.hasEnded;
-    switch (name) {
       case "silence":
         return await this.#silence();
       case "replyAll":
-        return await this.#stage.replyAll();
+        return await stage.replyAll();
       case "replyBlanks":
         return await this.#replyBlanks();
       case "loss":
         return await this.#loss();
       case "endInput":
+        this.#sent.push("the end of input");
         return await program.endInput();
       case "mayEnd": // whoever closes first keeps the port in TIME-WAIT
-        return void await waits.until(() => hasEnded() || this.#stage.isHalfClosed, SILENCE_MS);
+        return void await stage.waits.until(
+          () => hasEnded() || stage.isHalfClosed,
+          SILENCE_MS,
+        );
       case "hangUp":
         this.#mark = program.mark();
-        return await this.#stage.hangUp();
+        return await stage.hangUp();
       case "giveUp": // it may ask again whether to go on
-        if (!await waits.until(hasEnded, this.#patience)) await program.endInput();
+        if (!await this.#until(hasEnded)) await program.endInput();
         return;
       case "awaitDrain": // it drains its echoes, and ends with the server's end
-        await waits.until(() => this.#stage.isHalfClosed || program.hasEnded, this.#patience);
-        await this.#stage.replyAll();
-        if (this.#stage.isHalfClosed) await this.#stage.hangUp();
+        await this.#until(() => stage.isHalfClosed || hasEnded());
+        await stage.replyAll();
+        if (stage.isHalfClosed) await stage.hangUp();
         return;
       case "exit":
-        if (!await waits.until(hasEnded, this.#patience)) this.#fail("exit", { how: "no end" });
+        if (!await this.#until(hasEnded)) this.#fail("exit", { how: "no end" });
         this.#came = program.describeEnd();
         return;
       case "word":
@@ -150,14 +152,15 @@ export class ClientRun {
 
   /** A sentence arrives, with or without a line end; `then`: or two that were typed at once. */
   async #hear(sentence: string, then: string | undefined): Promise<void> {
-    const ms = this.#heard ? this.#patience : FIRST_MS;
-    const message = await this.#stage.next(sentence, { ms, then });
+    const times = this.#heard ? { ms: ANSWER_MS } : { ms: FIRST_MS, firstMs: START_LOOK_MS };
+    const start = performance.now();
+    const message = await this.#stage.next(sentence, { ...times, then });
+    this.#waited = waitedSince(start, times.ms);
     const isRight = message && isSentence(message.text, sentence, then);
     if (!isRight || message.isReconnected) {
       this.#fail("sentence", {
         expected: encode(sentence),
         came: withoutLineEnd(message?.bytes),
-        waitedMs: ms,
         isReconnected: message?.isReconnected ?? false,
       });
     }
@@ -180,14 +183,15 @@ export class ClientRun {
   }
 
   async #show(word: string, { isText }: { isText: boolean }): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     const isShown = (): boolean =>
       (isText ? withoutBytes(this.#output) : this.#output).includes(word);
     const start = performance.now();
-    await waits.until(() => isShown() || program.hasEnded, this.#patience);
+    await this.#until(() => isShown() || program.hasEnded);
     if (!isShown()) this.#fail("shown", { expected: encode(word), came: encode(this.#output) });
     this.#pace.saw(performance.now() - start);
     this.#shown = this.#count(word);
+    this.#came = "sent, its echo printed";
   }
 
   #count(word: string): number {
@@ -196,22 +200,23 @@ export class ClientRun {
 
   /** Printed as often as the word before was, so that what was typed does not count. */
   async #showAgain(word: string, decoy: string): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     const isShown = (): boolean => this.#count(word) >= Math.max(1, this.#shown);
-    await waits.until(() => isShown() || program.hasEnded, this.#patience);
+    await this.#until(() => isShown() || program.hasEnded);
+    this.#came = "its echo printed";
     if (isShown()) return;
     this.#fail("shown", { expected: encode(word), came: encode(this.#output), decoy });
   }
 
   /** Until a part of an echo is printed, or a while later. */
   async #mayShow(word: string): Promise<void> {
-    await this.#stage.waits.until(() => this.#count(word) > 0, STOP_MS);
+    await this.#until(() => this.#count(word) > 0, STOP_MS);
     this.#shown = this.#count(word);
   }
 
   /** The server answers with other words, so that a client that prints its own input is found. */
   async #answerOther(answer: string): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     const { text, bytes, reply } = this.#heard!;
     const [typed, other] = [text.trim().split(" ").at(-1)!, answer.split(" ").at(-1)!];
     this.#sent.push(`${this.#sent.at(-1)}, answered ${show(answer)}`);
@@ -220,10 +225,10 @@ export class ClientRun {
     const isShown = (): boolean => this.#output.includes(other);
     // A client that compares echoes may refuse a wrong one: it reports it, ends, or sends again.
     const isRefused = (): boolean => this.#stage.hasMore || (program.exitCode ?? 0) !== 0;
-    if (!await waits.until(() => isShown() || isRefused(), REFUSED_MS)) {
+    if (!await this.#until(() => isShown() || isRefused(), REFUSED_MS)) {
       // It shows nothing of an answer that is no echo, unless it shows what was typed.
       if (!this.#output.includes(typed)) return void (this.#came = "not shown, as it is no echo");
-      await waits.until(() => isShown() || isRefused(), this.#patience - REFUSED_MS);
+      await this.#until(() => isShown() || isRefused(), ANSWER_MS - REFUSED_MS);
     }
     this.#came = isShown() ? `${show(other)} printed` : "refused, as it is no echo";
     if (isShown() || isRefused()) return;
@@ -232,8 +237,8 @@ export class ClientRun {
   }
 
   async #silence(): Promise<void> {
-    const { waits } = this.#stage;
-    if (!await waits.until(() => this.#stage.hasMore, SILENCE_MS)) return;
+    const { program } = this.#stage;
+    if (!await program.until(() => this.#stage.hasMore, SILENCE_MS, SILENT)) return;
     const { bytes } = this.#heard!;
     const all = concat([bytes, this.#stage.rest()]);
     this.#fail("sentence", { expected: encode(decode(bytes).trimEnd()), came: all });
@@ -241,27 +246,27 @@ export class ClientRun {
 
   /** An empty sentence may be sent as a line end, as an empty datagram, or not at all. */
   async #replyBlanks(): Promise<void> {
-    const { waits, program } = this.#stage;
-    await waits.until(() => this.#stage.hasMore || program.hasEnded, this.#patience);
+    const { program } = this.#stage;
+    await this.#until(() => this.#stage.hasMore || program.hasEnded);
     await this.#stage.replyBlanks();
   }
 
   /** The first datagram gets no answer: it, or its echo, was lost. */
   async #loss(): Promise<void> {
-    const { program, waits } = this.#stage;
+    const { program } = this.#stage;
     this.#sent.push(`${this.#sent.at(-1)}, no answer to the first`);
-    await waits.until(() => this.#stage.hasMore, SILENCE_MS);
+    await this.#stage.waits.until(() => this.#stage.hasMore, SILENCE_MS);
     const mark = program.mark(); // what it prints when it sends is behind us
     const hasNoticed = (): boolean =>
       this.#stage.hasMore || program.hasEnded || hasWords(program.since(mark));
-    await waits.until(hasNoticed, LOST_MS);
+    await this.#until(hasNoticed, LOST_MS, { firstMs: UNSEEN_MS, mayHide: true });
     if (this.#stage.hasMore) {
       await this.#stage.replyAll();
       this.#came = "sent again, its echo printed";
       return await this.#show(this.#heard!.text.trim().split(" ").at(-1)!, { isText: false });
     }
     this.#came = show(plain(program.since(mark)));
-    if (!hasNoticed()) this.#fail("sentence", { usual: this.#usual, waitedMs: LOST_MS });
+    if (!hasNoticed()) this.#fail("sentence", { usual: this.#usual });
   }
 }
 

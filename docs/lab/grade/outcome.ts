@@ -10,6 +10,14 @@ import { randomWord } from "./text.ts";
 /** What a check saw: of one that failed, the evidence. */
 export type Outcome = { sent: string; came: string; evidence?: Evidence };
 
+const MANY = 4; // of what was sent: then the first are enough
+
+/** What was sent, in a verdict. */
+export function listSent(sent: string[]): string {
+  if (sent.length <= MANY) return sent.join(", ");
+  return `${sent.slice(0, 2).join(", ")}, … (${sent.length} in all)`;
+}
+
 /** A step ends with this where the program did something else than it should. */
 export class Failed extends Error {
   readonly outcome: Required<Outcome>;
@@ -27,6 +35,31 @@ export class Untried extends Error {
   constructor(message: string, reason: "unseen" | "over" = "unseen") {
     super(message);
     this.reason = reason;
+  }
+}
+
+/** A wait that was in vain, or ended before its time, as the program waited, too. */
+export type Waited = { waitedMs: number; isWaiting: boolean };
+
+export function waitedSince(start: number, ms: number): Waited {
+  const waitedMs = performance.now() - start;
+  return { waitedMs, isWaiting: waitedMs < ms };
+}
+
+const SLOW_MS = 600;
+
+/** How fast a program was seen to be. */
+export class Pace {
+  #fastestMs = Infinity;
+
+  /** The echo of a sentence took so long. */
+  saw(ms: number): void {
+    this.#fastestMs = Math.min(this.#fastestMs, ms);
+  }
+
+  /** It takes its time for each answer: then some that are alike are enough. */
+  get isSlow(): boolean {
+    return this.#fastestMs > SLOW_MS && this.#fastestMs < Infinity;
   }
 }
 

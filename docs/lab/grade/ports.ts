@@ -4,7 +4,7 @@
  * @module
  */
 
-import { capture } from "./program.ts";
+import { capture } from "./process.ts";
 import { UsageError } from "./verdict.ts";
 
 const HOSTNAME = "127.0.0.1";
@@ -63,28 +63,28 @@ export function isTaken(port: number, isTcp: boolean): boolean {
 }
 
 /**
- * Waits until a port can be bound: a connection that has ended may keep it for a while.
+ * Waits until a port can be bound with SO_REUSEADDR; `isWithout`: or without it, which a connection
+ * in TIME-WAIT prevents.
  * @throws UsageError that names who holds it
  */
 export async function waitForPort(
   port: number,
-  { isTcp, isOwn = false, onNote }: {
+  { isTcp, isWithout = false, onNote }: {
     isTcp: boolean;
-    /** The grader binds it itself, and may do so in TIME-WAIT. */
-    isOwn?: boolean;
+    isWithout?: boolean;
     onNote?: ((note: string) => void) | undefined;
   },
 ): Promise<void> {
   const deadline = performance.now() + TIME_WAIT_MS;
   for (let isNoted = false;; isNoted = true) {
-    const states = isTcp ? await entries("tcp", port) : [];
+    const states = isTcp ? await statesOf(port) : [];
     const isWaiting = states.length > 0 && !states.includes(LISTEN);
     const isBound = isTaken(port, isTcp);
     if (isBound && !(isWaiting && performance.now() < deadline)) {
       const holder = await holderOf(port, isTcp);
       throw new UsageError(`port ${port} is taken${holder && ` by ${holder}`}: end that first`);
     }
-    const mustWait = isBound || (states.includes(TIME_WAIT) && !isOwn);
+    const mustWait = isBound || (isWithout && states.includes(TIME_WAIT));
     if (!mustWait || performance.now() > deadline) return;
     if (!isNoted) {
       onNote?.(
@@ -94,6 +94,28 @@ export async function waitForPort(
     }
     await new Promise((resolve) => setTimeout(resolve, TIME_WAIT_LOOK_MS));
   }
+}
+
+/** Whether a connection that has ended keeps a TCP port. */
+export async function isInTimeWait(port: number): Promise<boolean> {
+  return (await statesOf(port)).includes(TIME_WAIT);
+}
+
+async function statesOf(port: number): Promise<string[]> {
+  return (await entries("tcp", port)).map(({ state }) => state);
+}
+
+/**
+ * Whether no process has the other end of a connection of this machine any more: then a reset wrongs
+ * nobody, and leaves no TIME-WAIT.
+ */
+export async function isAbandoned({ port, remotePort }: {
+  port: number;
+  remotePort: number;
+}): Promise<boolean> {
+  if (Deno.build.os !== "linux") return true;
+  const end = (await entries("tcp", remotePort)).find((entry) => entry.remotePort === port);
+  return end === undefined || end.inode === 0;
 }
 
 /** The program that holds a port, as far as the system shows it. */
@@ -116,12 +138,19 @@ export async function isUdpBound(port: number): Promise<boolean> {
   return (await entries("udp", port)).length > 0;
 }
 
-/** The states of the sockets on a port of this machine, as Linux lists them. */
-async function entries(protocol: "tcp" | "udp", port: number): Promise<string[]> {
+/** A socket as Linux lists it; no process has one whose `inode` is 0. */
+type Entry = { remotePort: number; state: string; inode: number };
+
+/** The sockets on a port of this machine. */
+async function entries(protocol: "tcp" | "udp", port: number): Promise<Entry[]> {
   const table = await capture("cat", [`/proc/net/${protocol}`, `/proc/net/${protocol}6`]);
   const hex = port.toString(16).toUpperCase().padStart(4, "0");
-  return [...table.matchAll(/^\s*\d+: [0-9A-F]+:([0-9A-F]{4}) \S+ ([0-9A-F]{2})/gm)]
-    .filter(([, at]) => at === hex).map(([, , state]) => state!);
+  const lines = table.split("\n").map((line) => line.trim().split(/\s+/));
+  return lines.filter(([, local]) => local?.endsWith(`:${hex}`)).map((fields) => ({
+    remotePort: parseInt(fields[2]!.split(":")[1]!, 16),
+    state: fields[3]!,
+    inode: Number(fields[9]),
+  }));
 }
 
 /** A port that stays without a listener: it is taken, by a connection. */

@@ -6,14 +6,18 @@
  */
 
 import type { Waits } from "./channel.ts";
-import { encode, errorLine, plain, show } from "./text.ts";
+import { capture, isStuck } from "./process.ts";
+import { encode, errorLine, plain } from "./text.ts";
 import { UsageError } from "./verdict.ts";
 
-const KEPT_CHARS = 4_194_304; // of a program's output; the rest is read, and not kept
+const KEPT_CHARS = 131_072; // of a program's output; the rest is read, and not kept
 const MAX_OUTPUT = 67_108_864; // characters: then a program waits for a reader, in vain
 const LAST_OUTPUT_MS = 500; // for what a program printed last, once it has ended
 const CLOSES_MS = 2_000; // for the pipes of a program that was ended
 const DYING_MS = 100; // for a process that was ended a moment ago to be gone
+/** For a program that starts: it may wait for what it loads. */
+export const START_LOOK_MS = 3_000;
+const LOOK_MS = 200; // between two looks whether a program waits for what never comes
 const CTRL_D = "\x04";
 
 /**
@@ -65,17 +69,6 @@ async function lookForTerminal(): Promise<Terminal> {
   return (await capture("stdbuf", ["-oL", "sh", "-c", "echo yes"])).includes("yes")
     ? "stdbuf"
     : "pipe";
-}
-
-/** What a command prints; nothing where it cannot be run. */
-export async function capture(name: string, args: string[]): Promise<string> {
-  try {
-    const { stdout } = await new Deno.Command(name, { args, stdin: "null", stderr: "null" })
-      .output();
-    return new TextDecoder().decode(stdout);
-  } catch {
-    return "";
-  }
 }
 
 /** Programs that run: a signal to the grader ends them, too. */
@@ -159,6 +152,19 @@ export type ProgramOptions = {
   session: string;
 };
 
+/** How it is looked at whether a program waits in vain. */
+export type Looks = {
+  /** Until the first look. */
+  firstMs?: number;
+  /** So many looks in a row are enough. */
+  enough?: number;
+  /** A program may hide a time limit. */
+  mayHide?: boolean;
+};
+
+/** Nothing more can come of a program that waits: how that is looked at. */
+export const SILENT: Looks = { firstMs: 30, enough: 1 };
+
 /** A command, its keyboard, and what it prints. */
 export class Program implements AsyncDisposable {
   exitCode: number | undefined;
@@ -174,6 +180,7 @@ export class Program implements AsyncDisposable {
   readonly #ended: Promise<void>;
   readonly #waits: Waits;
   readonly #isTerminal: boolean;
+  readonly #start = performance.now();
   #early: string[] = []; // lines that are typed as soon as the terminal is ready
   #isReady: boolean;
   #pid = 0; // of the program, once known, and of the shell above it
@@ -260,6 +267,26 @@ export class Program implements AsyncDisposable {
   /** All that it printed. */
   get output(): string {
     return this.since(0);
+  }
+
+  /**
+   * Waits until `isDone`, for `ms` at most, and no longer than the program itself may still do
+   * something. Returns whether it is done.
+   */
+  async until(
+    isDone: () => boolean,
+    ms: number,
+    { firstMs = LOOK_MS, enough = 2, mayHide = false }: Looks = {},
+  ): Promise<boolean> {
+    const deadline = performance.now() + ms;
+    for (let stuck = 0, next = firstMs; stuck < enough; next = LOOK_MS) {
+      const left = deadline - performance.now();
+      if (await this.#waits.until(isDone, Math.min(next, left))) return true;
+      if (left <= next) return false;
+      const ms = performance.now() - this.#start + left; // a limit counts from the call's begin
+      stuck = await isStuck(this.#child.pid, ms, mayHide) ? stuck + 1 : 0;
+    }
+    return await this.#waits.until(isDone, 0); // what it said last may be on its way
   }
 
   /** Types a line. */
@@ -358,9 +385,4 @@ async function within(promise: Promise<unknown>, ms: number): Promise<boolean> {
   const isDone = await Promise.race([promise.then(() => true, () => true), late]);
   clearTimeout(timer);
   return isDone;
-}
-
-/** A program's output in a verdict. */
-export function showOutput(output: string): string {
-  return output === "" ? "nothing" : show(output);
 }

@@ -85,13 +85,6 @@ export function formatRow(report: Report, width: number): string {
   return `${row}${why.join(", ")}`.trimEnd();
 }
 
-// ---- JSON ----
-
-/** An object a line: for a check, for a program, for what could not be graded. */
-export function formatJson(value: Verdict | Result | { program: string; error: string }): string {
-  return JSON.stringify(value);
-}
-
 // ---- Gradescope ----
 
 /** One document as Gradescope reads it from `results.json`: of a class, all of its programs. */

@@ -10,15 +10,14 @@ import { diagnose } from "./diagnosis.ts";
 import { closeGently, ServerRun } from "./interpreter.ts";
 import { ClientRun } from "./keyboard.ts";
 import { MISTAKES } from "./mistakes.ts";
-import { Failed, type Outcome, Untried } from "./outcome.ts";
+import { Failed, type Outcome, Pace, Untried } from "./outcome.ts";
 import { holdDeadPort, waitForPort } from "./ports.ts";
-import { Pace } from "./pace.ts";
 import { checkCommand, findTerminal, newSession, sweep } from "./program.ts";
 import { GradedServer, type Resources } from "./server.ts";
 import { play } from "./stage.ts";
 import { type GradeOptions, NOT_COUNTED, UsageError, type Verdict } from "./verdict.ts";
 
-const CHECKS_AT_ONCE = 4; // of a client, each with a process of its own
+const CHECKS_AT_ONCE = 4; // each with a process of its own
 const FAILURES_MS = 14_000; // of tasks' checks, in all: a program without hope takes less than 20 s
 const TOTAL_MS = 150_000; // no check starts later, also of a program that is right and slow
 
@@ -36,8 +35,7 @@ export async function grade(options: GradeOptions): Promise<Verdict[]> {
   }
   if (command) await checkCommand(command, options.cwd);
   if (port !== undefined) {
-    const isOwn = kind.endsWith("client");
-    await waitForPort(port, { isTcp: kind.startsWith("tcp"), isOwn, onNote: options.onNote });
+    await waitForPort(port, { isTcp: kind.startsWith("tcp"), onNote: options.onNote });
   }
   const terminal = command ? await findTerminal() : "pipe";
   const own = { terminal, waits: new Waits(), session: newSession(), pace: new Pace() };
@@ -106,11 +104,8 @@ class Grading {
   }
 
   async #try(check: Check, attempt: Try): Promise<Verdict> {
-    const head = this.#headOf(check);
     try {
-      const { sent, came } = await attempt();
-      const nothing = { mistake: null, guess: false, cause: null, hint: null };
-      return { ...head, passed: true, ...nothing, sent, came, seconds: 0 };
+      return this.#verdict(check, { passed: true, ...await attempt() });
     } catch (error) {
       if (error instanceof Untried) {
         const verdict = this.#untried(check, `not tried: ${error.message}`);
@@ -119,45 +114,92 @@ class Grading {
       }
       if (!(error instanceof Failed)) throw error;
       const { sent, came, evidence } = error.outcome;
-      const { mistake, guess, cause } = diagnose(evidence);
-      const hint = MISTAKES[mistake];
-      return { ...head, passed: false, mistake, guess, cause, hint, sent, came, seconds: 0 };
+      const diagnosis = diagnose(evidence);
+      const hint = MISTAKES[diagnosis.mistake];
+      return this.#verdict(check, { passed: false, ...diagnosis, hint, sent, came });
     }
   }
 
   #untried(check: Check, cause: string): Verdict {
-    const nothing = { mistake: null, guess: false, cause, hint: null, sent: "", came: "" };
-    return { ...this.#headOf(check), passed: null, ...nothing, seconds: 0 };
+    return this.#verdict(check, { passed: null, cause, sent: "", came: "" });
   }
 
-  #headOf({ step, name }: Check): Pick<Verdict, "program" | "kind" | "task" | "name" | "beyond"> {
+  #verdict(
+    { step, name }: Check,
+    seen: Pick<Verdict, "passed" | "sent" | "came"> & Partial<Verdict>,
+  ): Verdict {
     const { kind, program, command, address } = this.options;
-    const task = kind.startsWith("udp") ? 4 : Number(step[0]);
-    const what = command?.join(" ") ?? `${address?.hostname}:${address?.port}`;
-    return { program: program ?? what, kind, task, name, beyond: step.endsWith("+") };
+    const { passed, mistake = null, guess = false, cause = null, hint = null, sent, came } = seen;
+    return {
+      program: program ?? command?.join(" ") ?? `${address?.hostname}:${address?.port}`,
+      kind,
+      task: kind.startsWith("udp") ? 4 : Number(step[0]),
+      name,
+      beyond: step.endsWith("+"),
+      ...{ passed, mistake, guess, cause, hint, sent, came, seconds: 0 },
+    };
+  }
+}
+
+/**
+ * Judges all checks in their order. `atOnce` says how many may be tried at a time when the i-th is
+ * next, and `judge` tries one.
+ */
+async function judgeAll<Step>(
+  grading: Grading,
+  atOnce: (i: number) => number,
+  judge: (check: Check<Step>, atOnce: number) => Promise<Verdict>,
+): Promise<void> {
+  const lanes = new Set<Promise<unknown>>();
+  let added = Promise.resolve();
+  try {
+    for (const [i, check] of (grading.checks as Check<Step>[]).entries()) {
+      while (lanes.size >= atOnce(i)) await Promise.race(lanes);
+      const verdict = judge(check, atOnce(i));
+      const lane: Promise<unknown> = verdict.then(() => lanes.delete(lane));
+      lanes.add(lane);
+      added = added.then(async () => grading.add(await verdict));
+      added.catch(() => {}); // it is awaited below
+    }
+    await added;
+  } finally {
+    await Promise.allSettled(lanes);
   }
 }
 
 // ---- Servers ----
 
-/** A server serves one check after the other. */
+/**
+ * A server serves one check after the other. One that is a command and serves a single client has a
+ * process for each check, some at a time.
+ */
 async function gradeServer(grading: Grading, own: Resources): Promise<void> {
-  await using server = new GradedServer(grading.options, own);
+  const { options } = grading;
+  await using shared = new GradedServer(options, own);
   let kept: TcpChannel | undefined;
-  for (const check of grading.checks as Check<ServerStep>[]) {
+  const isAlone = (): boolean =>
+    !shared.isByAddress && !shared.hasFixedPort && (options.task === 1 || !shared.mayBeSound);
+  async function judge(check: Check<ServerStep>, atOnce: number): Promise<Verdict> {
     const isTask = !check.step.endsWith("+");
     if (!isTask && kept) kept = void await closeGently(kept, own.waits);
+    const resources = atOnce > 1 ? { ...own, waits: new Waits() } : own;
+    const server = atOnce > 1 ? shared.another(resources) : shared;
     let run: ServerRun | undefined;
     const verdict = await grading.judge(check, async () => {
-      run = new ServerRun(check, { ...own, server });
+      run = new ServerRun(check, { ...resources, server });
       return await run.take(check, kept);
-    });
-    if (run) kept = await afterCheck(run, { verdict, server, grading, own });
-    grading.add(verdict);
+    }, { atOnce });
+    if (run) kept = await afterCheck(run, { verdict, server, grading, own: resources });
+    if (server !== shared) await end(server);
+    return verdict;
   }
+  async function end(server: GradedServer): Promise<void> {
+    await server.stopProgram();
+    grading.leftBehind.push(...server.leftBehind);
+  }
+  await judgeAll(grading, (i) => i > 0 && isAlone() ? CHECKS_AT_ONCE : 1, judge);
   if (kept) await closeGently(kept, own.waits);
-  await server.stopProgram();
-  grading.leftBehind.push(...server.leftBehind);
+  await end(shared);
 }
 
 /** The next check shall find a server that owes nothing to this one's; returns what is kept. */
@@ -214,26 +256,16 @@ async function answers(
 
 /** Each check of a client has a process of its own, some at a time where ports allow. */
 async function gradeClient(grading: Grading, own: Resources): Promise<void> {
-  const { options, checks } = grading;
+  const { options } = grading;
   const ports: number[][] = [];
-  const lanes: Promise<unknown>[] = [];
-  const verdicts: Promise<Verdict>[] = [];
-  let atOnce = 1;
-  for (const [i, check] of (checks as Check<ClientStep>[]).entries()) {
-    if (i === 2 && options.port === undefined && !isFixed(ports)) atOnce = CHECKS_AT_ONCE;
-    if (lanes.length >= atOnce) await Promise.race(lanes);
-    const verdict = grading.judge(check, () => tryClient(check, options, { own, ports }), {
-      atOnce,
-    });
-    verdicts.push(verdict);
-    const lane = verdict.finally(() => lanes.splice(lanes.indexOf(lane), 1));
-    lanes.push(lane);
-  }
-  try {
-    for (const verdict of verdicts) grading.add(await verdict);
-  } finally {
-    await Promise.allSettled(verdicts);
-  }
+  const mustBeAlone = (): boolean =>
+    options.port !== undefined || ports.length < 2 || isFixed(ports);
+  await judgeAll<ClientStep>(
+    grading,
+    () => mustBeAlone() ? 1 : CHECKS_AT_ONCE,
+    (check, atOnce) =>
+      grading.judge(check, () => tryClient(check, options, { own, ports }), { atOnce }),
+  );
 }
 
 /** Whether the client binds a port of its own: then no two of it can run at a time. */

@@ -15,6 +15,7 @@ import {
 } from "./channel.ts";
 import {
   holderOf,
+  isInTimeWait,
   isTaken,
   isUdpBound,
   letGoPort,
@@ -23,8 +24,8 @@ import {
   takePort,
   waitForPort,
 } from "./ports.ts";
-import type { Pace } from "./pace.ts";
-import { Program, type Terminal } from "./program.ts";
+import type { Pace } from "./outcome.ts";
+import { type Looks, Program, START_LOOK_MS, type Terminal } from "./program.ts";
 import type { Evidence } from "./diagnosis.ts";
 import { errorLine } from "./text.ts";
 import type { GradeOptions } from "./verdict.ts";
@@ -54,8 +55,7 @@ export class GradedServer implements AsyncDisposable {
   readonly isTcp: boolean;
   readonly stopWords: string[];
   /** The stop word that it was seen to obey, and with its line end. */
-  stop = "";
-  stopLine = "";
+  obeyed = { stop: "", line: "" };
   /** It was seen to serve a client after another: the same process may serve the next check. */
   isSound = false;
   /** Nothing speaks against that yet. */
@@ -70,6 +70,7 @@ export class GradedServer implements AsyncDisposable {
   readonly #waits: Waits;
   #program: Program | undefined;
   #isDaemon = false;
+  #mayStart = false; // it has been started, and may still begin to listen
   #wasServed = false;
   /** UDP sockets of earlier checks: a reply may go to one of them. */
   readonly #sockets: UdpChannel[] = [];
@@ -81,6 +82,14 @@ export class GradedServer implements AsyncDisposable {
     this.isTcp = options.kind === "tcp-server";
     this.#address = options.address ?? { hostname: "127.0.0.1", port: 0 };
     this.stopWords = options.stop ?? ["stop", "exit"];
+  }
+
+  /** The same for one check, with a process of its own. */
+  another(own: Resources): GradedServer {
+    const server = new GradedServer(this.#options, own);
+    server.obeyed = this.obeyed;
+    server.mayBeSound = false;
+    return server;
   }
 
   /** A port that stays in TIME-WAIT is in the way of the next start. */
@@ -111,6 +120,12 @@ export class GradedServer implements AsyncDisposable {
 
   mark(): number {
     return this.#program?.mark() ?? 0;
+  }
+
+  /** Waits until `isDone`, for `ms` at most, as long as the program may still do something. */
+  async until(isDone: () => boolean, ms: number, looks?: Looks): Promise<boolean> {
+    if (!this.#program) return await this.#waits.until(isDone, ms);
+    return await this.#program.until(isDone, ms, looks);
   }
 
   /** Whether such a reply waits at another socket than this one. */
@@ -149,28 +164,35 @@ export class GradedServer implements AsyncDisposable {
     return true;
   }
 
-  async #start(): Promise<void> {
+  /** `isWithout`: the program may not set SO_REUSEADDR. */
+  async #start({ isWithout = false } = {}): Promise<void> {
     await this.stopProgram();
     const port = this.#options.port ?? takePort(this.isTcp);
-    if (this.#options.port !== undefined) {
-      await waitForPort(port, { isTcp: this.isTcp, onNote: this.#options.onNote });
+    if (this.hasFixedPort) {
+      await waitForPort(port, { isTcp: this.isTcp, isWithout, onNote: this.#options.onNote });
     }
     this.#address = { hostname: "127.0.0.1", port };
     this.#isDaemon = false;
     this.#wasServed = false;
-    this.#program = new Program({
+    const program = new Program({
       command: this.#options.command!,
       port,
       type: this.#options.type,
       cwd: this.#options.cwd,
       ...this.#own,
     });
+    this.#program = program;
+    this.#mayStart = true;
+    void program.until(() => program.hasEnded, START_MS, { firstMs: START_LOOK_MS }).then(
+      (hasEnded) => {
+        if (program === this.#program) this.#mayStart = hasEnded;
+      },
+    );
   }
 
   async #waitUntilBound(): Promise<void> {
-    const deadline = performance.now() + START_MS;
     while (!await isUdpBound(this.#address.port)) {
-      if (this.#isGone() || performance.now() > deadline) throw await this.#unreachable("");
+      if (this.#isGone() || !this.#mayStart) throw await this.#unreachable("");
       await this.#waits.until(() => this.hasDied, RETRY_MS);
     }
     this.#isDaemon = this.#program!.hasEnded;
@@ -183,7 +205,7 @@ export class GradedServer implements AsyncDisposable {
 
   async #connectTcp(isSame: boolean): Promise<TcpChannel> {
     let mayRestart = !this.isByAddress && !isSame;
-    const deadline = performance.now() + START_MS;
+    let mayWait = this.hasFixedPort;
     for (let endedAt = Infinity;;) {
       const result = await this.#tryHosts();
       if (result instanceof TcpChannel) {
@@ -194,12 +216,16 @@ export class GradedServer implements AsyncDisposable {
       const now = performance.now();
       if (this.hasDied) endedAt = Math.min(endedAt, now);
       const mayStillListen = !this.#wasServed && !this.isByAddress && !this.#isGone() &&
-        now < Math.min(deadline, endedAt + CONNECT_MS);
+        this.#mayStart && now < endedAt + CONNECT_MS;
       if (mayStillListen) {
         await this.#waits.until(() => false, RETRY_MS);
       } else if (mayRestart && this.#wasServed) {
         mayRestart = false;
         await this.#start();
+        endedAt = Infinity;
+      } else if (mayWait && !this.#wasServed && await isInTimeWait(this.#address.port)) {
+        mayWait = false;
+        await this.#start({ isWithout: true });
         endedAt = Infinity;
       } else {
         throw await this.#unreachable(result);

@@ -6,7 +6,7 @@
 
 import { type Datagram, type TcpChannel, TcpListener, UdpSocket, type Waits } from "./channel.ts";
 import { letGoPort, takePort } from "./ports.ts";
-import { Program } from "./program.ts";
+import { type Looks, Program } from "./program.ts";
 import type { Resources } from "./server.ts";
 import { concat, decode, encode } from "./text.ts";
 import type { GradeOptions } from "./verdict.ts";
@@ -26,68 +26,73 @@ export type Message = {
 };
 
 /** What a message is waited for with. */
-export type NextOptions = { ms: number; then?: string | undefined; isReply?: boolean };
+export type NextOptions = Looks & { ms: number; then?: string | undefined; isReply?: boolean };
 
 /** The server's side of a conversation, and the client's process. */
-export interface Stage extends AsyncDisposable {
+export abstract class Stage implements AsyncDisposable {
   readonly program: Program;
   readonly waits: Waits;
   readonly isUdp: boolean;
   /** Whether the client expects echoes. */
   readonly echoes: boolean;
+
+  constructor(
+    { kind, command, type, cwd, task }: GradeOptions,
+    own: Resources & { port: number },
+  ) {
+    this.program = new Program({ command: command!, type, cwd, ...own });
+    this.waits = own.waits;
+    this.isUdp = kind.startsWith("udp");
+    this.echoes = task !== 1;
+  }
+
   /** Something came that was not heard yet. */
-  readonly hasMore: boolean;
+  abstract readonly hasMore: boolean;
   /** The client will send no more. */
-  readonly isHalfClosed: boolean;
+  abstract readonly isHalfClosed: boolean;
   /** The ports that the client sent from. */
-  readonly clientPorts: number[];
+  abstract readonly clientPorts: number[];
   /** The next message, or what there is of it after `ms`; `isReply`: it is echoed at once. */
-  next(sentence: string, options: NextOptions): Promise<Message | undefined>;
+  abstract next(sentence: string, options: NextOptions): Promise<Message | undefined>;
   /** What was not heard yet. */
-  rest(): Uint8Array;
+  abstract rest(): Uint8Array;
   /** Echoes what was not heard yet. */
-  replyAll(): Promise<void>;
+  abstract replyAll(): Promise<void>;
   /** Echoes empty sentences, if they come next. */
-  replyBlanks(): Promise<void>;
+  abstract replyBlanks(): Promise<void>;
+  abstract [Symbol.asyncDispose](): Promise<void>;
   /** A datagram from a port that was never asked. */
-  replyAsStranger(text: string): Promise<void>;
+  async replyAsStranger(_text: string): Promise<void> {}
   /** The server closes. */
-  hangUp(): Promise<void>;
+  async hangUp(): Promise<void> {}
 }
 
 /** Starts a server and the client; `deadPort`: no server, and the client is given that port. */
 export async function play(
   options: GradeOptions,
-  own: Resources & { deadPort?: number },
+  { deadPort, ...own }: Resources & { deadPort?: number },
 ): Promise<Stage> {
-  if (options.kind === "udp-client") return new UdpStage(options, own);
+  const { port } = options;
+  if (options.kind === "udp-client") {
+    const address = { hostname: "127.0.0.1", port: port ?? takePort(false) };
+    return new UdpStage(options, { ...own, socket: new UdpSocket(address, own.waits) });
+  }
   const listener = new TcpListener(own.waits);
-  if (own.deadPort === undefined) await listener.listen(options.port ?? takePort(true));
-  return new TcpStage(options, { ...own, listener });
-}
-
-function start(options: GradeOptions, { port, ...own }: Resources & { port: number }): Program {
-  const { command, type, cwd } = options;
-  return new Program({ command: command!, type, cwd, port, ...own });
+  if (deadPort === undefined) await listener.listen(port ?? takePort(true));
+  return new TcpStage(options, { ...own, listener, port: port ?? deadPort ?? listener.port });
 }
 
 /** A TCP server for one client. */
-class TcpStage implements Stage {
-  readonly isUdp = false;
-  readonly program: Program;
-  readonly waits: Waits;
-  readonly echoes: boolean;
+class TcpStage extends Stage {
   readonly #listener: TcpListener;
   #heard: TcpChannel | undefined;
 
   constructor(
     options: GradeOptions,
-    { listener, deadPort, ...own }: Resources & { listener: TcpListener; deadPort?: number },
+    { listener, ...own }: Resources & { listener: TcpListener; port: number },
   ) {
-    this.waits = own.waits;
-    this.echoes = options.task !== 1;
+    super(options, own);
     this.#listener = listener;
-    this.program = start(options, { ...own, port: options.port ?? deadPort ?? listener.port });
   }
 
   get #channels(): TcpChannel[] {
@@ -103,16 +108,19 @@ class TcpStage implements Stage {
   }
 
   get clientPorts(): number[] {
-    return this.#channels.map(({ remotePort }) => remotePort);
+    return this.#channels.map(({ ports }) => ports.remotePort);
   }
 
-  async next(sentence: string, { ms, then, isReply }: NextOptions): Promise<Message | undefined> {
+  async next(
+    sentence: string,
+    { ms, then, isReply, ...looks }: NextOptions,
+  ): Promise<Message | undefined> {
     const holds = (channel: TcpChannel, text: string): boolean =>
       channel.unread > MAX_SENTENCE ||
       (channel.unread > 0 && decode(channel.peek()).includes(text));
     const find = (): TcpChannel | undefined =>
       this.#channels.find((channel) => holds(channel, sentence));
-    await this.waits.until(() => this.hasMore || this.program.hasEnded, ms);
+    await this.program.until(() => this.hasMore || this.program.hasEnded, ms, looks);
     const size = (): number => this.#channels.reduce((sum, { unread }) => sum + unread, 0);
     for (let before = -1; !find() && before < size();) { // as long as something comes
       before = size();
@@ -145,12 +153,9 @@ class TcpStage implements Stage {
     }
   }
 
-  async replyAsStranger(): Promise<void> {}
-
-  async hangUp(): Promise<void> {
+  override async hangUp(): Promise<void> {
     this.#listener.close();
-    for (const channel of this.#channels) channel.halfClose();
-    await Promise.resolve();
+    for (const channel of this.#channels) await channel.leave();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -161,33 +166,31 @@ class TcpStage implements Stage {
 }
 
 /** A UDP server for one client. */
-class UdpStage implements Stage {
-  readonly isUdp = true;
-  readonly program: Program;
-  readonly waits: Waits;
-  readonly echoes: boolean;
+class UdpStage extends Stage {
   readonly isHalfClosed = false;
   readonly clientPorts: number[] = [];
   readonly #socket: UdpSocket;
   readonly #heard: string[] = [];
   #last: Deno.NetAddr | undefined;
 
-  constructor(options: GradeOptions, own: Resources) {
-    this.waits = own.waits;
-    this.echoes = options.task !== 1;
-    this.#socket = new UdpSocket(
-      { hostname: "127.0.0.1", port: options.port ?? takePort(false) },
-      own.waits,
-    );
-    this.program = start(options, { ...own, port: this.#socket.port });
+  constructor(options: GradeOptions, { socket, ...own }: Resources & { socket: UdpSocket }) {
+    super(options, { ...own, port: socket.port });
+    this.#socket = socket;
   }
 
   get hasMore(): boolean {
     return this.#socket.inbox.length > 0;
   }
 
-  async next(sentence: string, { ms, isReply }: NextOptions): Promise<Message | undefined> {
-    await this.waits.until(() => this.#skipRepeats(sentence) || this.program.hasEnded, ms);
+  async next(
+    sentence: string,
+    { ms, isReply, ...looks }: NextOptions,
+  ): Promise<Message | undefined> {
+    await this.program.until(
+      () => this.#skipRepeats(sentence) || this.program.hasEnded,
+      ms,
+      looks,
+    );
     if (!this.#skipRepeats(sentence)) {
       await this.waits.until(() => this.#skipRepeats(sentence), LINE_END_MS);
     }
@@ -238,12 +241,10 @@ class UdpStage implements Stage {
   }
 
   /** It arrives before the echo. */
-  async replyAsStranger(text: string): Promise<void> {
+  override async replyAsStranger(text: string): Promise<void> {
     await using stranger = new UdpSocket({ hostname: "127.0.0.1", port: 0 }, this.waits);
     await stranger.send(encode(text), this.#last!);
   }
-
-  async hangUp(): Promise<void> {}
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#socket[Symbol.asyncDispose]();

@@ -10,9 +10,6 @@ const SHOWN_CHARS = 40; // of what was sent or came
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** What a step sends. */
-export type Data = string | Uint8Array<ArrayBuffer>;
-
 export function encode(text: string): Uint8Array<ArrayBuffer> {
   return encoder.encode(text);
 }
@@ -22,13 +19,7 @@ export function decode(bytes: Uint8Array): string {
 }
 
 export function concat(chunks: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(chunks.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, at);
-    at += chunk.length;
-  }
-  return bytes;
+  return new Uint8Array(Buffer.concat(chunks));
 }
 
 export function isSame(a: Uint8Array, b: Uint8Array): boolean {
