@@ -21,19 +21,19 @@ import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 const HOSTNAME = "127.0.0.1"; // this machine
 const PORT = 12_000;
 const STOP_WORDS = ["stop", "exit"]; // sentences at which the server closes the connection
-const TIMEOUT_SECONDS = 5; // to connect, and for an echo
+const TIMEOUT_SECONDS = 5; // to wait for a connection, and for an echo
 
-const READ_BYTES = 65_536;
-const WINDOW_BYTES = 1_048_576; // sent and not yet echoed, at most: kept to compare the echo with
-const SMALL_BYTES = 4_096; // pieces of the window that are smaller together are joined
-const WATCH_MS = 100; // between two looks at whether an echo is overdue
-const SENTENCE_MS = 500; // of silence end a sentence that was sent without a line end
-const CLOSE_MS = 1_000; // for the server to close at a stop word, before the client warns
-const SURPLUS_MS = 100; // for what comes behind the last echo: it is counted for the report
+const READ_BYTES = 65_536; // at once, of the echo
+const WINDOW_BYTES = 1_048_576; // sent and not yet echoed at most; they are kept to compare
+const SMALL_BYTES = 4_096; // two pieces that wait for their echo are joined up to this size
+const WATCH_MS = 100; // between two checks of whether an echo is overdue
+const SENTENCE_MS = 500; // a pause that ends a sentence without a line end
+const CLOSE_MS = 1_000; // for the server to close after a stop word; then the client warns
+const SURPLUS_MS = 100; // for each piece that comes after the last echo and is counted as wrong
 const RETRY_MS = 100; // between two tries to connect
 
 /**
- * A client from its first step to its last: connects, converses, closes.
+ * A client from its first step to its last: it calls `connect`, then `converse`, and closes.
  *
  * @throws what {@linkcode connect} and {@linkcode converse} throw
  */
@@ -67,12 +67,12 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
   const giveUpAt = performance.now() + waitSeconds * 1000;
   for (let tries = 1;; tries++) {
     // Step 1b: create a TCP socket. Step 1c: send a connection request. In Deno one call does both.
-    const late = new AbortController();
-    const request = Deno.connect({ hostname, port, signal: late.signal });
-    const failure = await failureOf(request, { hostname, timeoutSeconds });
-    if (!failure) return opened(await request, options);
-    late.abort();
-    request.then((conn) => conn.close(), () => {}); // it may still come
+    const giveUp = new AbortController();
+    const connecting = Deno.connect({ hostname, port, signal: giveUp.signal });
+    const failure = await failureOf(connecting, { hostname, timeoutSeconds });
+    if (!failure) return prepare(await connecting, options);
+    giveUp.abort();
+    connecting.then((conn) => conn.close(), () => {}); // if it is established after all
     if (isHopeless(failure) || performance.now() >= giveUpAt) {
       throw cannot(`connect to ${address}`, failure, startHint(failure, { hostname, port }));
     }
@@ -81,25 +81,25 @@ export async function connect(options: ConnectOptions = {}): Promise<Deno.TcpCon
   }
 }
 
-/** Why a request to connect came to nothing; undefined where it did not. */
+/** Why connecting failed; undefined if it succeeded. */
 async function failureOf(
-  request: Promise<Deno.TcpConn>,
+  connecting: Promise<Deno.TcpConn>,
   { hostname, timeoutSeconds }: { hostname: string; timeoutSeconds: number },
 ): Promise<unknown> {
   try {
-    const conn = await within(timeoutSeconds * 1000, request);
+    const conn = await within(timeoutSeconds * 1000, connecting);
     if (!conn) return new Deno.errors.TimedOut(`no answer within ${timeoutSeconds} s`);
     if (isSelfConnect(conn)) return new Deno.errors.ConnectionRefused("connection refused");
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrNotAvailable)) return error;
-    // The system says "cannot assign requested address". Over IPv6 it may have none to assign.
+    // The system says "cannot assign requested address": over IPv6 there may be none.
     const reason = `no local port is free${hostname.includes(":") ? ", or no IPv6 address" : ""}`;
     return new Deno.errors.AddrNotAvailable(reason, { cause: error });
   }
 }
 
-/** A connection with its options set, which is closed if `onTrace` throws. */
-function opened(conn: Deno.TcpConn, { onTrace }: ConnectOptions): Deno.TcpConn {
+/** Sets the options of a connection, and reports it. If `onTrace` throws, it is closed. */
+function prepare(conn: Deno.TcpConn, { onTrace }: ConnectOptions): Deno.TcpConn {
   try {
     setSocketOptions(conn);
     onTrace?.({ step: "1c", call: "connect()", peer: formatAddress(conn.remoteAddr) });
@@ -111,9 +111,9 @@ function opened(conn: Deno.TcpConn, { onTrace }: ConnectOptions): Deno.TcpConn {
 }
 
 /**
- * Step 1c.i: sends `input` and writes its echo to `output`, both at once (UNP 6.5), and compares the
- * two. It half-closes at the end of `input` and reads to the end of the stream. Chunks of `input`
- * are kept until they are echoed, and must not be changed before.
+ * Step 1c.i: sends `input` and writes its echo to `output`, both at once (UNP 6.5), and compares
+ * the two. At the end of `input` it closes its sending half, and reads until the server closes.
+ * Chunks of `input` are kept until they are echoed: do not change them before.
  *
  * @throws RangeError for an option out of its bounds
  * @throws EchoError if the echo is missing, late or different, or if the server closes too early
@@ -131,7 +131,7 @@ export async function converse(
 /** The echo is not what was sent: missing, late, different, or more. */
 export class EchoError extends Error {}
 
-/** A conversation: what was sent, how much of it came back, and since when nothing moves. */
+/** A conversation: what was sent, how much of it came back, and for how long no byte has moved. */
 class Conversation {
   readonly #conn: Deno.TcpConn;
   readonly #server: string;
@@ -140,11 +140,11 @@ class Conversation {
   readonly #timeoutSeconds: number;
   readonly #stopWords: Uint8Array[];
   readonly #window: Uint8Array[] = []; // what was sent and is not yet echoed, in pieces
-  readonly #stalled = Promise.withResolvers<void>(); // no byte moves where one is waited for
+  readonly #stalled = Promise.withResolvers<void>(); // settles if no byte comes in time
   #sent = 0;
   #echoed = 0;
-  #sentence: Uint8Array = new Uint8Array(); // the end of what was echoed; without echo, of what was sent
-  #sentenceAt = 0; // ms: when it came
+  #sentence: Uint8Array = new Uint8Array(); // the last bytes of the echo, or else of what was sent
+  #sentenceAt = 0; // ms of performance.now(): when they came
   #isWriting = false;
   #isPrinting = false;
   #isHalfClosed = false;
@@ -905,12 +905,12 @@ type Sentence = { start: Uint8Array; bytes: number };
 
 const NO_BYTES: Uint8Array = new Uint8Array();
 
-/** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
+/** Finds the lines in a stream that comes in pieces. Of a long line only the start is kept. */
 class LineAssembler {
   #bytes = 0; // of the line so far
   #start = NO_BYTES; // of the line so far
   #last = 0; // byte of the line so far
-  #endMayFollow = false; // of a line that was taken without its end
+  #endMayFollow = false; // as silence ended the last line, its line end may come now
   #chunk = NO_BYTES; // the one that #text has
   #text = "";
 
@@ -1000,12 +1000,12 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
 const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
-const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
-const FAST_MS = 10; // for a piece; one that is tried again, as stdout does not block, takes longer
-const TICK_MS = 100; // between two looks at whether anybody reads
-const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
-const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const LARGE_PIECE_BYTES = 65_536; // are written at once to a reader that is fast
+const FAST_BYTES = 262_144; // taken without a pause, more than a pipe holds: the reader is fast
+const FAST_MS = 10; // for a write without a pause; one that must be tried again takes longer
+const TICK_MS = 100; // between two checks of whether anybody reads
+const STUCK_TICKS = 10; // after 1 s without a byte taken, lines without room are dropped
+const GIVE_UP_TICKS = 30; // after 3 s without a byte taken, the end waits no longer
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -1200,10 +1200,10 @@ function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
- * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
- * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
- * of its own before it writes it: what was kept there must not be written again.
+ * Writes a piece of `bytes`, and returns its length. Another process that shares the pipe or the
+ * terminal may have made it non-blocking. A piece that is small (PIPE_BUF in pipe(7)) and ends in a
+ * line end is then taken as a whole or not at all. What follows the last line end Deno's stdout
+ * keeps in a buffer of its own, so that it must not be written again.
  */
 async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
   const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
@@ -1224,11 +1224,11 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<nu
 /** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
-  failed = false; // as the disk is full, or the terminal is gone
+  failed = false; // as when the disk is full, or the terminal is gone
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
-  #isRead = true; // whether anybody read when the last of them was dropped
+  #isRead = true; // whether anybody read when a line was last dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms

@@ -1,8 +1,9 @@
 #!/usr/bin/env -S deno run --allow-net=127.0.0.1:12000
 /**
  * TCP echo server: prints each sentence it receives and echoes every byte (RFC 862), for many
- * clients at once. A client that says `stop` has its connection closed. It is the server of the
- * lab's tasks 1 to 3; "Step 1" to "Step 6" are the handout's steps of a TCP server.
+ * clients at once. A sentence is a line without its line end. A client that says `stop` has its
+ * connection closed. It is the server of the lab's tasks 1 to 3; "Step 1" to "Step 6" are the
+ * handout's steps of a TCP server.
  *
  * ```sh
  * deno run --allow-net=127.0.0.1:12000 tcp_server.ts
@@ -23,26 +24,26 @@ const PORT = 12_000; // ports below 1024 are reserved
 const STOP_WORDS = ["stop", "exit"]; // a sentence that is one of these closes its connection
 
 const BUFFER_BYTES = 2_048; // per connection: 10,000 idle ones fit in 150 MiB
-const LARGE_BUFFER_BYTES = 65_536; // for a connection whose traffic fills the small one
-const FULL_READS = 3; // in a row, and a connection reads into a large buffer
-const MAX_BULK = 64; // connections that wait with a large buffer; the others wait with a small one
+const LARGE_BUFFER_BYTES = 65_536; // for a connection that fills the small one
+const FULL_READS = 3; // in a row that fill a buffer; then a connection reads into a large one
+const MAX_BULK = 64; // connections that keep a large buffer while they wait for data
 const MAX_CONNECTIONS = 4_096; // at once; others wait to be accepted
-const LINES_AT_ONCE = 256; // are taken of one connection before they are echoed
-const LETTERS_AT_ONCE = 16_384; // the same for long lines, as these take longer to print
-const LINES_TURN_MS = 5; // lines are taken for this long before other sockets are polled
-const BULK_TURN_MS = 50; // the same for large reads: one of hundreds of bulk clients would starve
-const ACCEPT_RETRY_MS = 100; // when out of descriptors: retrying at once takes a whole core
-const SWEEP_MS = 50; // between two looks at who is silent
+const LINES_AT_ONCE = 256; // of a connection are printed before they are echoed
+const BYTES_AT_ONCE = 16_384; // the same for long lines, which take longer to print
+const LINES_TURN_MS = 5; // lines of one connection are printed before others are polled
+const BULK_TURN_MS = 50; // the same for large reads: one of hundreds would wait for seconds
+const ACCEPT_RETRY_MS = 100; // after an accept() that failed, as with too many open files
+const SWEEP_MS = 50; // between two checks of which clients are silent
 const SENTENCE_SWEEPS = 10; // 500 ms of silence end a sentence that was sent without a line end
-const DRAINED_SWEEPS = 5; // without a byte, at the end: all that was received is read
-const GRACE_MS = 5_000; // for a client to take its last echoes and to close
-const REPORT_MS = 500; // into a shutdown it reports what it waits for
+const DRAINED_SWEEPS = 5; // 250 ms of silence in a shutdown: all that had arrived is read
+const GRACE_MS = 5_000; // for a client to read its last echoes and to close
+const REPORT_MS = 500; // a shutdown that takes longer reports what it waits for
 
 /**
  * Starts a TCP echo server: the handout's steps 1 to 6 of a TCP server.
  *
  * @throws RangeError for an option out of its bounds
- * @throws Error that names the address, where it cannot listen; its cause is that of `Deno.listen`
+ * @throws Error that names the address if it cannot listen; its cause is that of `Deno.listen`
  */
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = HOSTNAME, port = PORT, reusePort = false, onTrace } = options;
@@ -62,7 +63,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     server.watch(onTrace?.({ step: "1-3", call: "listen()", note: formatAddress(listener.addr) }));
     return server.start();
   } catch (error) {
-    listener.close(); // a callback threw: nothing stays open
+    listener.close(); // as a callback threw an error
     throw error;
   }
 }
@@ -74,16 +75,16 @@ class Server {
   readonly #options: ServeOptions;
   readonly #onTrace: ((call: TraceCall) => unknown) | undefined;
   readonly #connections = new Set<Connection>();
-  readonly #bulk = new Set<Connection>(); // those that wait with a large buffer
+  readonly #bulk = new Set<Connection>(); // those that keep a large buffer while they wait
   readonly #totals = { connections: 0, messages: 0, bytes: 0 };
   readonly #startedAt = performance.now(); // ms
   readonly #warned = new Set<string>(); // kinds of warnings that are given once
   #accepting = true;
   #onFreed = (): void => {}; // called when a connection ends
-  #othersTurn: Promise<void> | undefined; // while other sockets are polled
-  #turnEndedAt = 0; // ms
+  #othersTurn: Promise<void> | undefined; // pending while other sockets are polled
+  #turnEndedAt = 0; // ms of performance.now(): when that ended
   #silentSweeps = 0; // since a byte came from anybody
-  #endsAt = Infinity; // ms: what is still open then is closed
+  #endsAt = Infinity; // ms of performance.now(): whatever is open then is closed
   #failure: { error: unknown } | undefined; // what a callback threw
 
   constructor(listener: Deno.TcpListener, stopWords: Uint8Array[], options: ServeOptions) {
@@ -126,7 +127,7 @@ class Server {
       setSocketOptions(conn);
       if (!quiet) connection.printing = this.#report({ event: "open", peer });
       while (true) {
-        if (connection.printing) await connection.printed(); // meanwhile its sender slows down
+        if (connection.printing) await connection.printed(); // its sender slows down
         connection.isAwaited = true;
         const size = await conn.read(buffer);
         connection.isAwaited = false;
@@ -135,10 +136,11 @@ class Server {
         this.#onTrace?.({ step: "5", call: `read() = ${size}`, peer, bytes: received });
         connection.bytes += size;
         connection.silentSweeps = this.#silentSweeps = 0;
-        // Half-closed, it only reads on: a close with bytes unread would reset the connection.
+        // After a half-close the server only reads on: to close a socket that has unread bytes
+        // resets the connection, and the client may lose its last echoes.
         for (let at = 0, echoed = 0; at < size && !connection.reason;) {
           const { end, stops } = this.#takeLines(connection, received, at);
-          const next = this.#isEnding ? size : end; // time is short then: echoes go before lines
+          const next = this.#isEnding ? size : end; // in a shutdown echoes go before lines
           if (echo && next > echoed) {
             await this.#writeAll(connection, received.subarray(echoed, next));
           }
@@ -175,9 +177,9 @@ class Server {
   }
 
   /**
-   * Three reads in a row that filled their buffers are followed by one into a large buffer; so are
-   * large reads, but of a few connections only, as each of these may fall silent with its large
-   * buffer in use.
+   * Whether the next read is into a large buffer: after three reads in a row that filled theirs,
+   * and after a large read. The latter holds for a few connections only, as a client that falls
+   * silent keeps the buffer that is read into.
    */
   #needsLargeBuffer(connection: Connection, size: number, buffer: Uint8Array): boolean {
     const bulk = this.#bulk;
@@ -251,11 +253,11 @@ class Server {
   /** Prints the next lines, not too many at once. Returns where they end, and whether in a stop word. */
   #takeLines(connection: Connection, received: Uint8Array, from: number): Taken {
     let end = from;
-    for (let lines = 0, letters = 0; lines < LINES_AT_ONCE && letters < LETTERS_AT_ONCE; lines++) {
+    for (let lines = 0, bytes = 0; lines < LINES_AT_ONCE && bytes < BYTES_AT_ONCE; lines++) {
       const line = connection.lines.next(received, end);
       if (!line) return { end: received.length, stops: false };
       end = line.end;
-      letters += line.start.length;
+      bytes += line.start.length;
       if (this.#takeSentence(connection, line)) return { end, stops: true };
       if (connection.printing) break;
     }
@@ -274,7 +276,7 @@ class Server {
     return isStopWord(start, this.#stopWords);
   }
 
-  /** Lets other sockets be polled, at most every `afterMs`. Only a timer does; an immediate does not. */
+  /** Lets other sockets be polled, at most every `afterMs`. A timer does that; setImmediate does not. */
   #yieldToOthers(afterMs: number): Promise<void> | undefined {
     if (this.#othersTurn || performance.now() - this.#turnEndedAt < afterMs) {
       return this.#othersTurn;
@@ -287,7 +289,7 @@ class Server {
 
   // ---- The end of a connection ----
 
-  /** What fails in a connection stays in it: a reset, a network that is down. */
+  /** An error of a connection, such as a reset, ends only that connection. */
   #fail(connection: Connection, error: unknown): void {
     connection.reason ??= "reset";
     if (connection.isClosed || isSystemError(error)) return;
@@ -370,8 +372,8 @@ class Server {
 
   /**
    * Ends sentences and connections that are silent for too long, and closes what had its time to
-   * close. Silence is counted in sweeps, as a suspended process has none; before it judges, what
-   * arrived meanwhile is read.
+   * close. Silence is counted in sweeps, as a suspended process makes none. Each sweep first lets
+   * the sockets read what has arrived.
    */
   async #sweep(): Promise<void> {
     for (let timers = 0; timers < 3; timers++) await sleep(1); // sockets are read between timers
@@ -606,7 +608,7 @@ export async function main(args: string[]): Promise<number> {
     onEvent: (event) => printEvent(event, { waits: !signal.aborted }),
     onTrace: flags.trace ? (call) => printTraceCall("server", call) : undefined,
   });
-  // As pledge(2) would have it: accepting and echoing go on, connecting out is impossible.
+  // From here on it can accept and echo, but not connect, like a program after pledge(2).
   Deno.permissions.revokeSync({ name: "net" });
   await server.finished;
   return 0;
@@ -680,12 +682,12 @@ type Sentence = { start: Uint8Array; bytes: number };
 
 const NO_BYTES: Uint8Array = new Uint8Array();
 
-/** Puts the lines of a stream together, which come in pieces of any size, in bounded memory. */
+/** Finds the lines in a stream that comes in pieces. Of a long line only the start is kept. */
 class LineAssembler {
   #bytes = 0; // of the line so far
   #start = NO_BYTES; // of the line so far
   #last = 0; // byte of the line so far
-  #endMayFollow = false; // of a line that was taken without its end
+  #endMayFollow = false; // as silence ended the last line, its line end may come now
   #chunk = NO_BYTES; // the one that #text has
   #text = "";
 
@@ -775,12 +777,12 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
 const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
-const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
-const FAST_MS = 10; // for a piece; one that is tried again, as stdout does not block, takes longer
-const TICK_MS = 100; // between two looks at whether anybody reads
-const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
-const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const LARGE_PIECE_BYTES = 65_536; // are written at once to a reader that is fast
+const FAST_BYTES = 262_144; // taken without a pause, more than a pipe holds: the reader is fast
+const FAST_MS = 10; // for a write without a pause; one that must be tried again takes longer
+const TICK_MS = 100; // between two checks of whether anybody reads
+const STUCK_TICKS = 10; // after 1 s without a byte taken, lines without room are dropped
+const GIVE_UP_TICKS = 30; // after 3 s without a byte taken, the end waits no longer
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -975,10 +977,10 @@ function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
- * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
- * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
- * of its own before it writes it: what was kept there must not be written again.
+ * Writes a piece of `bytes`, and returns its length. Another process that shares the pipe or the
+ * terminal may have made it non-blocking. A piece that is small (PIPE_BUF in pipe(7)) and ends in a
+ * line end is then taken as a whole or not at all. What follows the last line end Deno's stdout
+ * keeps in a buffer of its own, so that it must not be written again.
  */
 async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
   const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
@@ -999,11 +1001,11 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<nu
 /** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
-  failed = false; // as the disk is full, or the terminal is gone
+  failed = false; // as when the disk is full, or the terminal is gone
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
-  #isRead = true; // whether anybody read when the last of them was dropped
+  #isRead = true; // whether anybody read when a line was last dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms

@@ -1,9 +1,9 @@
 #!/usr/bin/env -S deno run --unstable-net --allow-net=127.0.0.1:0,127.0.0.1:12000
 /**
- * UDP echo client: sends each sentence in one datagram, sends it again until its echo comes (RFC
- * 6298), and prints the echo. Sentences come from the arguments, the keyboard or a pipe. It is the
- * client of the lab's task 4; "Step 1a" to "Step 1c.ii" are the handout's steps of a client, of
- * which UDP has no connect.
+ * UDP echo client: sends each sentence in one datagram, sends it again if its echo does not come in
+ * time (RFC 6298), and prints the echo. Sentences come from the arguments, the keyboard or a pipe.
+ * It is the client of the lab's task 4; "Step 1a" to "Step 1c.ii" are the handout's steps of a
+ * client, of which UDP has no connect.
  *
  * ```sh
  * deno run --unstable-net --allow-net=127.0.0.1:0,127.0.0.1:12000 udp_client.ts hello
@@ -22,29 +22,31 @@ import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 const HOSTNAME = "127.0.0.1"; // this machine
 const PORT = 12_000;
 const STOP_WORDS = ["stop", "exit"]; // sentences that end a conversation
-const TIMEOUT_SECONDS = 1; // for the first echo; from then on round trips decide
-const RETRIES = 3;
+const TIMEOUT_SECONDS = 1; // for the first echo; later waits are computed from the round trips
+const RETRIES = 3; // after a first try that is not answered
 
 const MAX_IPV4_BYTES = 65_507; // of a datagram: 65,535 less the IP and UDP headers
 const MAX_IPV6_BYTES = 65_527; // 65,535 less the UDP header
-const MAX_SENDS = 64; // that wait as the network takes nothing; what is more is lost
+const MAX_SENDS = 64; // at once that wait for the network; a datagram beyond them counts as lost
 const RECEIVE_RETRY_MS = 10; // after a receive that failed
-const MIN_RTO_MS = 200; // between two tries at least, as in Linux TCP; RFC 6298 (2.4) would have 1 s
-const MAX_RTO_MS = 60_000; // at most (RFC 6298, 2.5)
+const MIN_RTO_MS = 200; // retransmission time-out at least, as in Linux TCP; 1 s in RFC 6298 (2.4)
+const MAX_RTO_MS = 60_000; // retransmission time-out at most (RFC 6298, 2.5)
 
 /**
- * Creates a socket to talk to one server with.
+ * Looks up the server, and creates a socket to talk to it.
  *
  * @throws RangeError for an option out of its bounds
- * @throws Error that names the address, where the server is not found or no socket is to be had
+ * @throws Error if the server is not found, no socket can be created, or a permission is missing
  */
 export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   checkBounds(options, BOUNDS);
   // Step 1a: get IP address and port number of the server. A name may have several addresses.
   const { hostname = HOSTNAME, port = PORT, timeoutSeconds = TIMEOUT_SECONDS } = options;
   const found = await within(timeoutSeconds * 1000, resolve(hostname));
-  const late = new Error(`no answer within ${timeoutSeconds} s`);
-  if (!found) throw cannot(`find the address of ${quote(hostname)}`, late);
+  if (!found) {
+    const reason = new Error(`no answer within ${timeoutSeconds} s`);
+    throw cannot(`find the address of ${quote(hostname)}`, reason);
+  }
   const servers = found.map((hostname) => ({ hostname, port }));
   const needed = servers.flatMap((server) => [localAddress(server), server]).map(formatAddress);
   requireNet(...new Set(needed));
@@ -65,40 +67,40 @@ function createSocket(server: Address): Deno.DatagramConn {
   }
 }
 
-/** Where to bind for a server: any free port, of this machine only if the server is here. */
+/** The local address for a server: any free port, of loopback if the server is there, or of all. */
 function localAddress({ hostname }: Address): Address {
   if (hostname.includes(":")) return { hostname: hostname === "::1" ? "::1" : "::", port: 0 };
   return { hostname: hostname.startsWith("127.") ? "127.0.0.1" : "0.0.0.0", port: 0 };
 }
 
-/** A UDP socket for one server. What others send to it is counted, not believed. */
+/** A UDP socket for one server. What others send to it is counted and ignored. */
 export class EchoSocket {
-  /** Datagrams of others, and those of the server that match nothing that is waited for. */
+  /** Datagrams of other senders, and those of the server that no request waits for. */
   readonly ignored = { strangers: 0, unmatched: 0 };
   /** How long an echo may take. */
   readonly timer: RetransmissionTimer;
-  /** Who answered first in place of the server, as for 0.0.0.0, since it was last asked; "": nobody. */
+  /** Who answered the last request in place of the server, as to 0.0.0.0; "" if nobody did. */
   stranger = "";
   readonly #closing = new AbortController();
   /** Aborts when the socket is closed, with the reason. */
   readonly closed: AbortSignal = this.#closing.signal;
   readonly #onTrace: ((call: TraceCall) => void) | undefined;
-  readonly #others: Address[]; // of the server's name, to be tried where this one never answers
+  readonly #others: Address[]; // of the server's name, for when this one never answers
   #address!: Address;
   #socket!: Deno.DatagramConn;
   #isAnswered = false; // whether anything ever came from this address
   #listener: DatagramListener | undefined;
-  #sends = 0; // that the system has not taken yet
+  #sends = 0; // that have not finished
 
   /** See {@linkcode open}, which makes one. */
   constructor(addresses: Address[], { timeoutSeconds, onTrace }: OpenOptions) {
     this.timer = new RetransmissionTimer((timeoutSeconds ?? TIMEOUT_SECONDS) * 1000);
     this.#others = [...addresses];
     this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
-    this.#turnToNext();
+    this.#changeAddress();
   }
 
-  /** The address of the server, as its datagrams have it. */
+  /** The address of the server, in the form that `receive` has: without a zone. */
   get server(): string {
     const { hostname, port } = this.#address;
     return formatAddress({ hostname: withoutZone(hostname), port });
@@ -109,27 +111,27 @@ export class EchoSocket {
     return this.#socket.addr as Deno.NetAddr;
   }
 
-  /** The most bytes that a datagram to the server holds. */
+  /** The largest number of bytes in a datagram to the server. */
   get mostBytes(): number {
     return this.#address.hostname.includes(":") ? MAX_IPV6_BYTES : MAX_IPV4_BYTES;
   }
 
-  /** Turns to the server's next address, if this one never answered. Returns whether it did. */
+  /** Changes to the server's next address if this one never answered; returns whether it did. */
   tryNextAddress(): boolean {
     if (this.#isAnswered || this.#others.length === 0) return false;
-    this.#turnToNext();
+    this.#changeAddress();
     return true;
   }
 
-  /** Turns to the next address that a socket can be created for. @throws Error if there is none */
-  #turnToNext(): void {
+  /** Changes to the next address that a socket can be created for. @throws Error if none is left */
+  #changeAddress(): void {
     const address = this.#others.shift()!;
     let socket: Deno.DatagramConn;
     try {
       socket = createSocket(address);
     } catch (error) {
       if (this.#others.length === 0) throw error;
-      return this.#turnToNext();
+      return this.#changeAddress();
     }
     const before = this.#socket;
     this.#socket = socket;
@@ -139,7 +141,10 @@ export class EchoSocket {
     this.#receiveDatagrams(socket);
   }
 
-  /** One loop for good: a receive that lost a race with a timer would swallow the next datagram. */
+  /**
+   * Step 1c.i: receives, in one loop. A receive() that was left behind at a time-out would take the
+   * next datagram, which would be lost.
+   */
   async #receiveDatagrams(socket: Deno.DatagramConn): Promise<void> {
     const buffer = new Uint8Array(BUFFER_BYTES);
     while (socket === this.#socket && !this.closed.aborted) {
@@ -147,13 +152,14 @@ export class EchoSocket {
         const [bytes, from] = await socket.receive(buffer);
         this.#take(bytes, formatAddress(from as Deno.NetAddr));
       } catch {
-        // It is the close; or Windows reports a closed port here, which the timer notices as well.
+        // The socket was closed; or Windows reports that the server's port is closed, and the
+        // request times out.
         if (socket === this.#socket && !this.closed.aborted) await sleep(RECEIVE_RETRY_MS);
       }
     }
   }
 
-  /** Step 1c.i: receives a datagram. */
+  /** Hands a datagram to whoever waits for it. */
   #take(bytes: Uint8Array, peer: string): void {
     this.#onTrace?.({ step: "i", call: `receive() = ${bytes.length}`, peer, bytes });
     if (peer !== this.server) {
@@ -217,8 +223,8 @@ export class EchoSocket {
 }
 
 /**
- * Step 1c.i: sends one datagram, again and again, until its echo comes (UNP 22.5). Where a server
- * never answers, its next address is tried.
+ * Step 1c.i: sends one datagram, and again, up to `retries` times, until its echo comes (UNP 22.5).
+ * If the server never answers, its next address is tried.
  *
  * @throws RangeError for an option out of its bounds
  * @throws NoAnswerError when no try was answered with the same bytes
@@ -253,7 +259,7 @@ export async function request(
   return await request(socket, payload, options); // at the next address
 }
 
-/** Sends one datagram as often as it takes. One that the system refuses or holds is like a lost one. */
+/** Sends a datagram up to 1 + `retries` times. One that the system refuses counts as a lost one. */
 async function sendUntilEchoed(
   socket: EchoSocket,
   payload: Uint8Array,
@@ -283,7 +289,7 @@ async function sendUntilEchoed(
     if (!isSending) send(); // else the network has not taken the try before
     if (await within(timer.rto, echoed.promise)) {
       const now = performance.now();
-      // Of a datagram that was sent again nobody knows which try came back (Karn's rule).
+      // Nobody knows which of several tries was answered: they are no sample (Karn's rule).
       if (tally.sent > 1) timer.stretch(now - tally.startedAt);
       else if (echo) timer.sample(now - sentAt);
       return { tries: tally.tries, ms: now - sentAt };
@@ -313,7 +319,7 @@ export class RetransmissionTimer {
     this.#most = Math.max(MAX_RTO_MS, firstRto);
   }
 
-  /** For a new datagram: a back-off ends with its datagram, or a lossy line would be a slow one. */
+  /** For a new datagram: the longer waits of the one before were for that one alone. */
   restart(): void {
     this.rto = this.#first;
   }
@@ -483,10 +489,10 @@ async function* linesOf(
   }
 }
 
-const FLOOD_MS = 10; // at an interval of 0 the next goes out after the echo, or after this (ping -f)
-const SILENT_SECONDS = 10; // for the first echo of all, where no time-out was given, as in ping
-const LINGER_MS = 10; // and twice the longest round trip, for copies of the last probe
-const MAX_LINGER_MS = 1_000; // at most
+const FLOOD_MS = 10; // with interval 0 a probe follows the echo of the last, or this (ping -f)
+const SILENT_SECONDS = 10; // for a first echo, if no time-out was given, as in ping
+const LINGER_MS = 10; // after the last echo, and twice the longest round trip, for duplicates
+const MAX_LINGER_MS = 1_000; // for them at most
 
 /**
  * Probes the server like ping: numbered datagrams, each sent when it is due, none sent again.
@@ -675,7 +681,7 @@ export class ProbeBook {
   }
 }
 
-/** The number of a probe and its check, in letters; up to three flipped bits cannot fit both. */
+/** The number of a probe, and its check in letters: up to three flipped bits never match. */
 function toChecked(seq: number): string {
   const check = hex(seq * 3_403 % 4_079, 3);
   const letters = check.replace(/./g, (digit) => "ghijklmnopqrstuv"[parseInt(digit, 16)]!);
@@ -728,8 +734,9 @@ export type ConverseOptions = RequestOptions & {
   /** Called before each sentence is read: time for a prompt. What it throws ends `converse`. */
   onReady?: (() => void) | undefined;
   /**
-   * Called with word of each sentence that is lost; of those before the first answer it is called
-   * once more at that answer, as until then nobody may be there. What it throws ends `converse`.
+   * Called with a message for each sentence that is lost. If the first ones are, it is called once
+   * more at the first answer, as only then a server is known to be there. What it throws ends
+   * `converse`.
    */
   onLost?: ((text: string) => void) | undefined;
 };
@@ -1269,12 +1276,12 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
 const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
-const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
-const FAST_MS = 10; // for a piece; one that is tried again, as stdout does not block, takes longer
-const TICK_MS = 100; // between two looks at whether anybody reads
-const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
-const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const LARGE_PIECE_BYTES = 65_536; // are written at once to a reader that is fast
+const FAST_BYTES = 262_144; // taken without a pause, more than a pipe holds: the reader is fast
+const FAST_MS = 10; // for a write without a pause; one that must be tried again takes longer
+const TICK_MS = 100; // between two checks of whether anybody reads
+const STUCK_TICKS = 10; // after 1 s without a byte taken, lines without room are dropped
+const GIVE_UP_TICKS = 30; // after 3 s without a byte taken, the end waits no longer
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -1469,10 +1476,10 @@ function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
- * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
- * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
- * of its own before it writes it: what was kept there must not be written again.
+ * Writes a piece of `bytes`, and returns its length. Another process that shares the pipe or the
+ * terminal may have made it non-blocking. A piece that is small (PIPE_BUF in pipe(7)) and ends in a
+ * line end is then taken as a whole or not at all. What follows the last line end Deno's stdout
+ * keeps in a buffer of its own, so that it must not be written again.
  */
 async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
   const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
@@ -1493,11 +1500,11 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<nu
 /** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
-  failed = false; // as the disk is full, or the terminal is gone
+  failed = false; // as when the disk is full, or the terminal is gone
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
-  #isRead = true; // whether anybody read when the last of them was dropped
+  #isRead = true; // whether anybody read when a line was last dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms

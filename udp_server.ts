@@ -2,8 +2,8 @@
 /**
  * UDP echo server: prints each datagram and sends it back whole to where it came from (RFC 862). It
  * is the server of the lab's task 4; "Step 1" to "Step 6" are the handout's steps of a server, of
- * which UDP has no 3 and 4: nobody connects. With `--drop`, `--delay` and others like them it is
- * also the lossy network of a pinger lab.
+ * which UDP has no 3 and 4: nobody connects. With `--drop`, `--delay` and others like them it loses
+ * or delays datagrams on purpose, as a lossy network does.
  *
  * ```sh
  * deno run --unstable-net --allow-net=127.0.0.1 udp_server.ts
@@ -21,27 +21,27 @@ import { parseArgs } from "jsr:@std/cli@^1.0.32/parse-args";
 // The defaults of the command line, of serve() and of the help text.
 const HOSTNAME = "127.0.0.1"; // this machine only
 const PORT = 12_000; // ports below 1024 are reserved
-const STOP_WORDS = ["stop", "exit"]; // a datagram that is one of these ends its peer's session
+const STOP_WORDS = ["stop", "exit"]; // a datagram that is one of these ends its sender's session
 
 const RECEIVE_RETRY_MS = 100; // after a receive that failed
 const MAX_SESSIONS = 10_000; // peers that are remembered
-const MAX_HOSTS = 4_096; // that Deno is asked about: it keeps each answer for ever
-const LOOP_ROUNDS = 65_537; // datagrams of which one is remembered: a prime, so no rhythm fits it
-const MAX_DOUBLED = 1_000; // times that the same datagram is doubled, or a loop would swell
-const MAX_DIFFERENT = 4_096; // datagrams are remembered, with how often each was doubled
-const MAX_HELD_BYTES = 16_777_216; // of replies, until they are sent
-const COPY_BYTES = 1_200; // that each copy of a reply takes beside its datagram, measured
-const SWEEP_MS = 100; // between two looks at whether the end has come
-const LINGER_SWEEPS = 20; // 2 s after the last stop word, with --once: its echo may be lost
-const GRACE_MS = 4_800; // for what is being sent: with one more sweep that is less than 5 s
-const REPORT_MS = 500; // into a shutdown it reports what it waits for
-const NFS_PORT = 2_049; // the one well-known service above 1023 that answers whatever comes
+const MAX_HOSTS = 4_096; // whose permission Deno is asked for, as it keeps each answer for ever
+const LOOP_ROUNDS = 65_537; // one of so many replies is remembered; a prime, as traffic repeats
+const MAX_DOUBLED = 1_000; // times that the same datagram is doubled, or a loop would grow
+const MAX_DIFFERENT = 4_096; // datagrams whose doublings are counted
+const MAX_HELD_BYTES = 16_777_216; // of replies wait to be sent at most
+const COPY_BYTES = 1_200; // of memory for each copy of a reply, beside its datagram (measured)
+const SWEEP_MS = 100; // between two checks of whether the end has come
+const LINGER_SWEEPS = 20; // 2 s with --once, as the stop word comes again if its echo is lost
+const GRACE_MS = 4_800; // for replies that are being sent; one more sweep ends within 5 s
+const REPORT_MS = 500; // a shutdown that takes longer reports what it waits for
+const NFS_PORT = 2_049; // a service above 1023 that answers whatever comes: it gets no reply
 
 /**
  * Starts a UDP echo server: the handout's steps 1, 2, 5 and 6.
  *
  * @throws RangeError for an option out of its bounds
- * @throws Error that names the address, where it cannot receive; its cause is of `listenDatagram`
+ * @throws Error that names the address if it cannot receive; its cause is that of `listenDatagram`
  */
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = HOSTNAME, port = PORT, onTrace } = options;
@@ -62,7 +62,7 @@ export function serve(options: ServeOptions = {}): EchoServer {
     server.watch(onTrace?.({ step: "1-2", call: "listenDatagram()", note }));
     return server.start();
   } catch (error) {
-    socket.close(); // a callback threw: nothing stays open
+    socket.close(); // as a callback threw an error
     throw error;
   }
 }
@@ -74,16 +74,16 @@ class Server {
   readonly #stopWords: Uint8Array[];
   readonly #options: ServeOptions;
   readonly #onTrace: ((call: TraceCall) => unknown) | undefined;
-  readonly #zone: string; // of the address that it is bound to, as in fe80::1%eth0
+  readonly #zone: string; // of its own address: the %eth0 of fe80::1%eth0
   readonly #network: LossyNetwork | undefined;
   #replies = 0;
-  #remembered: { reply: Uint8Array; peer: string } | undefined; // one of them, to end loops
+  #remembered: { reply: Uint8Array; peer: string } | undefined; // a reply: its return is a loop
   readonly #sessions = new Map<string, Session>(); // by peer, the oldest first
   readonly #allAllowed = isAllAllowed();
-  readonly #allowed = new Map<string, boolean>(); // by host, where not all are
-  readonly #held = new Map<Timer, Reply>(); // copies whose time has not come, by their timer
-  readonly #due: Reply[] = []; // copies whose time has come; the first one is being sent
-  #heldBytes = 0; // of replies of which a copy is held or due
+  readonly #allowed = new Map<string, boolean>(); // by host, if not all hosts are allowed
+  readonly #held = new Map<Timer, Reply>(); // copies that are delayed, by their timer
+  readonly #due: Reply[] = []; // copies whose delay is over; the first one is being sent
+  #heldBytes = 0; // of these replies
   readonly #totals: { messages: number; bytes: number; unanswered: number; dropped?: number } = {
     messages: 0,
     bytes: 0,
@@ -91,11 +91,11 @@ class Server {
   };
   readonly #startedAt = performance.now(); // ms
   readonly #warned = new Set<string>(); // kinds of warnings, each of which is given once
-  #isAnswering = false; // the loop has a datagram in hand
+  #isAnswering = false; // whether a datagram is being answered
   #isClosed = false;
   #lingerSweeps = Infinity; // until the end, with --once
-  #endsAt = Infinity; // ms: the socket is closed then, whatever waits
-  readonly #overdue = Promise.withResolvers<void>(); // resolves then, though a send may still wait
+  #endsAt = Infinity; // ms of performance.now(): the socket is closed then, whatever waits
+  readonly #overdue = Promise.withResolvers<void>(); // resolves at that time
   #failure: { error: unknown } | undefined; // what a callback threw
 
   constructor(socket: Deno.DatagramConn, stopWords: Uint8Array[], options: ServeOptions) {
@@ -109,11 +109,11 @@ class Server {
     this.#network = isLossy(options) ? new LossyNetwork(options) : undefined;
   }
 
-  /** Step 5: receive and send: one datagram in, one out, whole, to where it came from. */
+  /** Step 5: receive and send. Each datagram goes back whole to its sender. */
   async #echoDatagrams(): Promise<void> {
     const { echo = true } = this.#options;
     const buffer = new Uint8Array(BUFFER_BYTES);
-    while (!this.#isClosed) { // one loop: receives in parallel would finish in the wrong order
+    while (!this.#isClosed) { // one loop, as several receive() at once may finish out of order
       let session: Session | undefined;
       try {
         const [bytes, from] = await this.#socket.receive(buffer) as [Uint8Array, Deno.NetAddr];
@@ -121,15 +121,17 @@ class Server {
         this.#isAnswering = true;
         const peer = formatAddress(from);
         this.#onTrace?.({ step: "5", call: `receive() = ${bytes.length}`, peer, bytes });
-        const fate = this.#network?.fateOf(bytes, peer);
-        session = fate?.isLost ? this.#lose("--drop-request", bytes, peer) : this.#meet(peer, from);
+        const faults = this.#network?.faultsFor(bytes, peer);
+        session = faults?.isLost
+          ? this.#countDropped("--drop-request", bytes, peer)
+          : this.#sessionOf(peer, from);
         if (!session) continue;
         const sentence = this.#takeSentence(bytes, session);
         const stops = isStopWord(sentence, this.#stopWords);
         if (echo) {
-          const reply = fate?.reply ?? bytes;
+          const reply = faults?.reply ?? bytes;
           if (this.#isLoop(bytes, { reply, peer }) || this.#isOverRate(session)) continue;
-          if (fate) await this.#sendCopies(fate, { from, session, stops });
+          if (faults) await this.#sendCopies(faults, { from, session, stops });
           else {
             this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
             await this.#socket.send(bytes, from);
@@ -137,7 +139,7 @@ class Server {
         }
         if (!stops || this.#isClosed) continue;
         this.#endSession(session);
-        const isEchoed = !echo || !fate; // else it is once a copy of its echo is sent
+        const isEchoed = !echo || !faults; // the lossy network sends the echo later, if at all
         if (isEchoed || this.#lingerSweeps < Infinity) this.#linger();
       } catch (error) {
         if (session) this.#failToSend(error, session.peer);
@@ -204,7 +206,7 @@ class Server {
   // ---- Peers ----
 
   /** The session of a peer; none for one that must not be answered. */
-  #meet(peer: string, from: Deno.NetAddr): Session | undefined {
+  #sessionOf(peer: string, from: Deno.NetAddr): Session | undefined {
     if (this.#zone && isLinkLocal(from.hostname)) from.hostname += this.#zone;
     const known = this.#sessions.get(peer);
     if (known) return known;
@@ -309,7 +311,7 @@ class Server {
   }
 
   /** Counts a datagram, or its reply, that the lossy network loses. */
-  #lose(how: string, bytes: Uint8Array, peer: string): undefined {
+  #countDropped(how: string, bytes: Uint8Array, peer: string): undefined {
     this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
     this.#onTrace?.({ step: "5", call: how, peer, bytes });
   }
@@ -326,18 +328,18 @@ class Server {
 
   /** Sends the copies of a reply that the lossy network leaves of it, each when its time comes. */
   async #sendCopies(
-    fate: Fate,
+    faults: Faults,
     { from, session, stops }: { from: Deno.NetAddr; session: Session; stops: boolean },
   ): Promise<void> {
     const { rate = 0, delayMs = 0 } = this.#options;
     const { peer } = session;
-    const { reply: bytes, isDropped, isLimited } = fate;
-    if (isDropped) return this.#lose("--drop", bytes, peer);
+    const { reply: bytes, isDropped, isLimited } = faults;
+    if (isDropped) return this.#countDropped("--drop", bytes, peer);
     if (isLimited) {
       const what = `the same datagram of ${peer} was doubled ${MAX_DOUBLED} times`;
       this.#warnOnce("doubled", `${what} and is not any more; number what you measure with`);
     }
-    const delays = fate.delays.filter((_, i) => i === 0 || session.takeToken(rate));
+    const delays = faults.delays.filter((_, i) => i === 0 || session.takeToken(rate));
     const copies = delays.length;
     const cost = bytes.length + copies * COPY_BYTES;
     if (this.#heldBytes + cost > MAX_HELD_BYTES) {
@@ -523,7 +525,7 @@ type Reply = {
 };
 
 /** What the lossy network does to a datagram and its reply. */
-type Fate = {
+type Faults = {
   isLost: boolean; // the datagram itself
   isDropped: boolean; // the reply
   isLimited: boolean; // it would be doubled, but was so often enough
@@ -551,8 +553,8 @@ class LossyNetwork {
     this.#otherRandom = randomFrom(seed + 1);
   }
 
-  /** The fate of the next datagram. All is drawn always, whichever faults are asked for. */
-  fateOf(datagram: Uint8Array, peer: string): Fate {
+  /** The faults of the next datagram. All are drawn always, whichever of them are asked for. */
+  faultsFor(datagram: Uint8Array, peer: string): Faults {
     const { drop = 0, duplicate = 0, delayMs = 0, dropRequest = 0, corrupt = 0 } = this.#options;
     const [random, otherRandom] = [this.#random, this.#otherRandom];
     const [isDropped, isDoubled] = [random() < drop, random() < duplicate];
@@ -866,12 +868,12 @@ const PREVIEW_BYTES = 1_000; // of a sentence are shown, the rest is counted; no
 const MAX_WAITING = 1_048_576; // characters of lines that wait for stdout, and as many for stderr
 const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of a connection are dropped
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
-const LARGE_PIECE_BYTES = 65_536; // at once to a reader that is fast
-const FAST_BYTES = 262_144; // more than a pipe holds, in small pieces: the reader is fast
-const FAST_MS = 10; // for a piece; one that is tried again, as stdout does not block, takes longer
-const TICK_MS = 100; // between two looks at whether anybody reads
-const STUCK_TICKS = 10; // 1 s in which no byte was taken: lines are dropped where there is no room
-const GIVE_UP_TICKS = 30; // 3 s in which no byte was taken, at the end: nobody reads
+const LARGE_PIECE_BYTES = 65_536; // are written at once to a reader that is fast
+const FAST_BYTES = 262_144; // taken without a pause, more than a pipe holds: the reader is fast
+const FAST_MS = 10; // for a write without a pause; one that must be tried again takes longer
+const TICK_MS = 100; // between two checks of whether anybody reads
+const STUCK_TICKS = 10; // after 1 s without a byte taken, lines without room are dropped
+const GIVE_UP_TICKS = 30; // after 3 s without a byte taken, the end waits no longer
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -1066,10 +1068,10 @@ function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Writes a piece of `bytes`, and returns its length. Where `to` does not block, as whoever shares a
- * pipe or a terminal may set, a piece is taken as a whole or not at all if it is small (PIPE_BUF in
- * pipe(7)) and ends in a line end. Deno's stdout keeps what is behind the last line end in a buffer
- * of its own before it writes it: what was kept there must not be written again.
+ * Writes a piece of `bytes`, and returns its length. Another process that shares the pipe or the
+ * terminal may have made it non-blocking. A piece that is small (PIPE_BUF in pipe(7)) and ends in a
+ * line end is then taken as a whole or not at all. What follows the last line end Deno's stdout
+ * keeps in a buffer of its own, so that it must not be written again.
  */
 async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
   const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
@@ -1090,11 +1092,11 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<nu
 /** Lines on their way to stdout or stderr, which are written in the background. */
 class Output {
   json = false; // whether events are printed as JSON
-  failed = false; // as the disk is full, or the terminal is gone
+  failed = false; // as when the disk is full, or the terminal is gone
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
-  #isRead = true; // whether anybody read when the last of them was dropped
+  #isRead = true; // whether anybody read when a line was last dropped
   #silentTicks = 0; // since a byte was taken
   #ticksToWarning = 0;
   #writtenAt = -Infinity; // ms

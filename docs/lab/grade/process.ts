@@ -1,7 +1,7 @@
 /**
- * Whether a program waits for what never comes, as Linux on x86-64 shows it: each of its threads is asleep in a
- * call that does not end by itself. So a `no` need not wait for its whole time. Where this cannot be
- * seen, the whole time is waited.
+ * Whether a program waits for what never comes, as Linux on x86-64 shows it: each of its threads is
+ * asleep in a call that does not end by itself. So a `no` need not wait for its whole time. Where
+ * this cannot be seen, the whole time is waited.
  *
  * @module
  */
