@@ -131,8 +131,9 @@ class Server {
         if (echo) {
           const reply = faults?.reply ?? bytes;
           if (this.#isLoop(bytes, { reply, peer }) || this.#isOverRate(session)) continue;
-          if (faults) await this.#sendCopies(faults, { from, session, stops });
-          else {
+          if (faults) {
+            if (!await this.#sendCopies(faults, { from, session, stops })) continue;
+          } else {
             this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
             await this.#socket.send(bytes, from);
           }
@@ -326,15 +327,21 @@ class Server {
 
   // ---- The lossy network ----
 
-  /** Sends the copies of a reply that the lossy network leaves of it, each when its time comes. */
+  /**
+   * Sends the copies of a reply that the lossy network leaves of it, each when its time comes.
+   * Returns whether there was room for it.
+   */
   async #sendCopies(
     faults: Faults,
     { from, session, stops }: { from: Deno.NetAddr; session: Session; stops: boolean },
-  ): Promise<void> {
+  ): Promise<boolean> {
     const { rate = 0, delayMs = 0 } = this.#options;
     const { peer } = session;
     const { reply: bytes, isDropped, isLimited } = faults;
-    if (isDropped) return this.#countDropped("--drop", bytes, peer);
+    if (isDropped) {
+      this.#countDropped("--drop", bytes, peer);
+      return true;
+    }
     if (isLimited) {
       const what = `the same datagram of ${peer} was doubled ${MAX_DOUBLED} times`;
       this.#warnOnce("doubled", `${what} and is not any more; number what you measure with`);
@@ -343,7 +350,8 @@ class Server {
     const copies = delays.length;
     const cost = bytes.length + copies * COPY_BYTES;
     if (this.#heldBytes + cost > MAX_HELD_BYTES) {
-      return this.#leaveUnanswered(peer, "too many replies wait");
+      this.#leaveUnanswered(peer, "too many replies wait");
+      return false;
     }
     this.#heldBytes += cost;
     const reply: Reply = { bytes, peer, to: from, stops, cost, copies, isSent: false };
@@ -354,6 +362,7 @@ class Server {
         this.#held.set(timer, reply);
       }
     }
+    return true;
   }
 
   /** The time of a held copy has come. Copies are sent one by one: a socket has but one buffer. */
@@ -737,11 +746,12 @@ export async function main(args: string[]): Promise<number> {
   });
   if (flags.help || flags.version) return printText(flags.help ? HELP : `${NAME} ${VERSION}`);
   for (const word of flags._) refuse(word, args);
-  toStopWords("--stop", flags.stop);
+  const stopWords = flags["no-stop"] ? [] : flags.stop;
+  toStopWords("--stop", stopWords);
   const name = toHost(flags.host);
   const options: ServeOptions = {
     port: toListenPort(flags.port),
-    stopWords: flags["no-stop"] ? [] : flags.stop,
+    stopWords,
     echo: !flags["no-echo"],
     once: flags.once,
     rate: toNumber("--rate", flags.rate, BOUNDS.rate),
@@ -870,10 +880,11 @@ const MAX_KEPT = 16_777_216; // beyond this even warnings and the last lines of 
 const GATHER_MS = 10; // between two writes to stdout: many lines for the price of one
 const LARGE_PIECE_BYTES = 65_536; // are written at once to a reader that is fast
 const FAST_BYTES = 262_144; // taken without a pause, more than a pipe holds: the reader is fast
-const FAST_MS = 10; // for a write without a pause; one that must be tried again takes longer
+const FAST_MS = 50; // for a small piece: at this pace a large one takes less than a second
 const TICK_MS = 100; // between two checks of whether anybody reads
 const STUCK_TICKS = 10; // after 1 s without a byte taken, lines without room are dropped
 const GIVE_UP_TICKS = 30; // after 3 s without a byte taken, the end waits no longer
+const REPORT_TICKS = 5; // 500 ms at most for the report of lines that are lost at the end
 const WARN_TICKS = 10; // 1 s between two warnings about dropped lines
 const SAME_SIGNAL_MS = 500; // `deno task` and `timeout` send a signal twice
 const encoder = new TextEncoder();
@@ -895,7 +906,7 @@ function checkArgs(args: string[]): void {
   for (const arg of optionsOf(args)) {
     const [name = "", value] = arg.split(/=(.*)/s);
     if (/^--?_$/.test(name)) refuse(arg, args);
-    if (value === undefined) continue;
+    if (value === undefined || !name.startsWith("-")) continue;
     // In its line of the help text, two blanks follow an option that takes no value.
     const line = HELP.split("\n").find((line) => line.trim().split(/,? /).includes(name));
     if (!/--\S+ {2}/.test(line ?? "")) continue;
@@ -1073,7 +1084,11 @@ function sleep(ms: number): Promise<void> {
  * line end is then taken as a whole or not at all. What follows the last line end Deno's stdout
  * keeps in a buffer of its own, so that it must not be written again.
  */
-async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<number> {
+async function writePiece(
+  to: typeof Deno.stdout,
+  bytes: Uint8Array,
+  onWouldBlock = (): void => {},
+): Promise<number> {
   const most = bytes.subarray(0, to.isTerminal() ? 1_024 : 4_096);
   const piece = most.subarray(0, most.lastIndexOf(0x0a) + 1 || most.length);
   const isKept = to === Deno.stdout && piece.length < 1_024 && piece.at(-1) !== 0x0a;
@@ -1083,6 +1098,7 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<nu
       if (rest.length === 0) return piece.length;
     } catch (error) {
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      onWouldBlock();
       if (isKept) rest = piece.subarray(0, 0); // which writes the buffer
       await sleep(GATHER_MS);
     }
@@ -1093,6 +1109,7 @@ async function writePiece(to: typeof Deno.stdout, bytes: Uint8Array): Promise<nu
 class Output {
   json = false; // whether events are printed as JSON
   failed = false; // as when the disk is full, or the terminal is gone
+  readonly closed = Promise.withResolvers<never>(); // rejects when its reader closes, as `head` does
   #waiting = ""; // lines
   #unwritten: Uint8Array = new Uint8Array(); // lines that are being written
   #dropped = 0; // lines, since the last warning
@@ -1103,9 +1120,11 @@ class Output {
   #fastBytes = 0; // taken since a write had to wait
   #writing: Promise<void> | undefined;
   #room: PromiseWithResolvers<void> | undefined; // resolves when lines are taken again, or dropped
-  #isClosed = false; // by its reader, as `head` does, or given up
+  #isClosed = false; // by its reader, or given up
 
-  constructor(readonly name: "stdout" | "stderr") {}
+  constructor(readonly name: "stdout" | "stderr") {
+    this.closed.promise.catch(() => {}); // without a reader of it, that is no uncaught error
+  }
 
   /**
    * Prints a line. Where there is no room, a line to `keep` is printed all the same; a caller that
@@ -1158,7 +1177,8 @@ class Output {
     const end = lines.lastIndexOf(0x0a, LARGE_PIECE_BYTES - 1) + 1; // no line is so long
     const large = lines.subarray(0, end || lines.length);
     try {
-      const size = isLarge ? await to.write(large) : await writePiece(to, lines);
+      const stayWithSmall = (): void => void (this.#fastBytes = -Infinity);
+      const size = isLarge ? await to.write(large) : await writePiece(to, lines, stayWithSmall);
       const isFast = performance.now() - startedAt < FAST_MS;
       this.#fastBytes = isFast ? this.#fastBytes + size : Math.min(this.#fastBytes, 0);
       this.#unwritten = lines.subarray(size);
@@ -1178,7 +1198,7 @@ class Output {
     if (error instanceof Deno.errors.BrokenPipe) {
       this.#isClosed = true;
       this.#waiting = "";
-      if (this === stdout) stderr.flush().then(() => Deno.exit(1)); // nobody reads on
+      this.closed.reject(error);
     } else if (this === stdout && !this.failed) warn(cannot("write to stdout", error).message);
     this.failed = true;
   }
@@ -1208,9 +1228,9 @@ class Output {
   }
 
   /** Waits until all is written, as long as anybody reads; else reports how many lines are lost. */
-  async flush(): Promise<void> {
+  async flush(ticks = GIVE_UP_TICKS): Promise<void> {
     if (this.#isClosed) return;
-    for (let silent = 0; this.#writing && silent < GIVE_UP_TICKS;) {
+    for (let silent = 0; this.#writing && silent < ticks;) {
       await Promise.race([this.#writing, sleep(TICK_MS)]);
       silent = Math.min(silent + 1, this.#silentTicks); // in which it waited and no byte was taken
     }
@@ -1288,12 +1308,13 @@ async function run(main: (args: string[]) => Promise<number>): Promise<never> {
   let code: number;
   try {
     requireDeno();
-    code = await main(Deno.args);
+    code = await Promise.race([main(Deno.args), stdout.closed.promise]);
   } catch (error) {
     code = reportError(error);
   }
   await Promise.all([stdout.flush(), stderr.flush()]);
-  await Promise.all([stdout.flush(), stderr.flush()]); // the report of what was not read
+  await stdout.flush(); // with --json, the warning of lines that were dropped
+  await stderr.flush(REPORT_TICKS);
   Deno.exit(code);
 }
 

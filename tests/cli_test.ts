@@ -6,7 +6,17 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { decode, fileUrl, hasIpv6, LIMIT, runScript, SCRIPTS, spawn, unless } from "./_helpers.ts";
+import {
+  decode,
+  fileUrl,
+  hasIpv6,
+  LIMIT,
+  runScript,
+  SCRIPTS,
+  spawn,
+  unless,
+  WINDOWS,
+} from "./_helpers.ts";
 import { synced } from "./sync.ts";
 
 const SERVERS = SCRIPTS.filter((script) => script.includes("server"));
@@ -322,7 +332,34 @@ for (const script of CLIENTS) {
   });
 }
 
+for (const script of CLIENTS) {
+  Deno.test(`${script}: a message may hold an equals sign`, LIMIT, async () => {
+    await using server = spawn(script.replace("client", "server"), ["--port", "0"]);
+    const messages = ["version=1.0", "this=x", "="]; // words of the lines of switches in the help
+    const args = ["--port", `${await server.port()}`, ...messages];
+    const { code, stdout, stderr } = await runScript(script, args);
+    assertEquals([code, stdout, stderr], [0, `${messages.join("\n")}\n`, ""]);
+  });
+}
+
 for (const script of SERVERS) {
+  Deno.test(`${script}: so may a value in an argument of its own`, LIMIT, async () => {
+    await using server = spawn(script, ["--port", "0", "--stop", "after=5"]);
+    await server.port(); // it listens
+  });
+
+  Deno.test({
+    ...unless(WINDOWS && "no signals here", `${script}: a stdout closed before the end`),
+    ...LIMIT,
+    fn: async () => {
+      await using server = spawn(script, ["--port", "0"]);
+      await server.port();
+      await server.stdout.close(); // the totals are not read
+      const { code, stderr } = await server.stop("SIGINT");
+      assertEquals([code, stderr], [0, ""]);
+    },
+  });
+
   Deno.test(`${script}, on Windows: Ctrl-Break and SIGTERM end it in order`, LIMIT, async (t) => {
     for (const signal of ["SIGBREAK", "SIGINT", "SIGTERM"]) {
       await t.step(signal, async () => {

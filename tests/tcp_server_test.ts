@@ -769,6 +769,36 @@ Deno.test("pieces that follow at once are one sentence, wherever it was cut", LI
 
 // ---- Memory that is given back ----
 
+Deno.test(
+  "messages of 1 or 2 KiB need no large buffer, however many there are",
+  LIMIT,
+  async () => {
+    let largest = 0; // of the buffers that are read into
+    const { listen } = Deno;
+    Deno.listen = ((options: Deno.TcpListenOptions) => {
+      const listener = listen(options);
+      const accept = listener.accept.bind(listener);
+      listener.accept = async () => {
+        const conn = await accept();
+        const read = conn.read.bind(conn);
+        conn.read = (buffer) => {
+          largest = Math.max(largest, buffer.length);
+          return read(buffer);
+        };
+        return conn;
+      };
+      return listener;
+    }) as typeof listen;
+    await using server = start({ quiet: true });
+    Deno.listen = listen;
+    using conn = await server.connect();
+    for (const length of [1_024, 2_048]) {
+      for (let i = 0; i < 5; i++) await exchange(conn, "x".repeat(length - 1) + "\n");
+    }
+    assertEquals(largest, 2_049);
+  },
+);
+
 Deno.test("a connection that falls silent gives its large buffer back", LIMIT, async () => {
   const code = `
     import { serve } from ${JSON.stringify(fileUrl("tcp_server.ts").href)};

@@ -679,6 +679,22 @@ Deno.test("without an echo: what is refused is sent again, then lost", LIMIT, as
   assertEquals((await server.arrived()).map(({ bytes }) => decode(bytes)), ["one", "three"]);
 });
 
+Deno.test(
+  "a first sentence of which one try was refused, and others wait, is lost",
+  LIMIT,
+  async () => {
+    await using server = new UdpPeer();
+    let sends = 0;
+    using socket = await openThrough(server, { timeoutSeconds: 0.01 }, () => {
+      if (++sends === 1) throw new Error(UNREACHABLE);
+      return new Promise(() => {}); // the network takes nothing
+    });
+    const ask = (): Promise<unknown> => request(socket, encode("one"), { retries: 2 });
+    const error = await assertRejects(ask, NoAnswerError, ` after 3 tries in `);
+    assertEquals(error.isRefused, false);
+  },
+);
+
 Deno.test("what a failed send said is named where no answer came", LIMIT, async () => {
   await using server = new UdpPeer();
   let sends = 0;

@@ -51,6 +51,22 @@ async function echoesOf(options: ServeOptions, count: number): Promise<string[]>
   return replies;
 }
 
+Deno.test(
+  "a stop word whose echo finds no room is unanswered, and its session goes on",
+  LIMIT,
+  async () => {
+    await using server = startFake({ delayMs: 60_000 });
+    const peer = address("127.0.0.1", 40_000);
+    for (const [count, length] of [[260, 65_507], [100, 1]] as const) { // beyond 16 MiB
+      for (let i = 0; i < count; i++) server.socket.deliver("x".repeat(length), peer);
+    }
+    server.socket.deliver("stop", peer);
+    await server.socket.idle();
+    assertEquals(server.log.of("close"), []);
+    assertMatch(server.log.of("warning")[0]!.text, /too many replies wait/);
+  },
+);
+
 Deno.test("--seed decides the faults", LIMIT, async (t) => {
   const faults = { drop: 0.3, duplicate: 0.2 };
   const first = await repliesOf({ ...faults, seed: 7 }, 100);
