@@ -397,7 +397,7 @@ function isTooLong(cause: unknown): boolean {
  * writes the lines that were echoed to `output`. A stop word ends it.
  *
  * @throws RangeError for an option out of its bounds
- * @throws NoAnswerError at the end if no sentence was answered, or at the first if no try was sent
+ * @throws NoAnswerError if no sentence was answered, or if every try of the first was refused
  * @throws Error for a sentence that no datagram holds, or for input behind a stop word
  */
 export async function converse(
