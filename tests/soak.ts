@@ -111,7 +111,7 @@ async function realLoss(): Promise<string> {
   await using server = python(PLAIN_UDP, [], { via: network.via, killMs: KILL_MS });
   const stdin = Array.from({ length: 400 }, (_, i) => `sentence ${i + 1}\n`).join("");
   const args = ["--port", await server.nextLine(), "--timeout", "0.02", "--retries", "30"];
-  // It takes 15 s at the median; eleven losses in a row, of 0.36 each, make one of 200 take a minute.
+  // It takes 15 s at the median; one run of a hundred takes more than a minute, by its losses.
   const options = { via: network.via, stdin, killMs: KILL_MS };
   const { code, stdout } = await runScript("udp_client.ts", args, options);
   const echoed = stdout.split("\n").length - 1;
