@@ -246,8 +246,10 @@ async function gradeForty(): Promise<string> {
 async function marksOfClass(format: string, cwd: string): Promise<string[]> {
   const grader = fileUrl("docs/lab/grade.ts").pathname;
   const args = ["run", "--allow-all", grader, "--class", "class.tsv", "--format", format];
-  const { stdout } = await new Deno.Command(Deno.execPath(), { args, cwd }).output();
-  const text = new TextDecoder().decode(stdout).trimEnd();
+  const result = await new Deno.Command(Deno.execPath(), { args, cwd }).output();
+  const [text, said] = [result.stdout, result.stderr]
+    .map((bytes) => new TextDecoder().decode(bytes).trimEnd()) as [string, string];
+  assert(text !== "", `--format ${format} ended with ${result.code}: ${said}`);
   const join = (program: string, points: Record<string, number[]>): string =>
     `${program} ${
       Object.entries(points).map(([task, [got, of]]) => `${task}: ${got}/${of}`).join("  ")
