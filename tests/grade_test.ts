@@ -20,6 +20,7 @@ import {
 } from "../docs/lab/grade.ts";
 import { parseClass, splitWords } from "../docs/lab/grade/class.ts";
 import { isStuck } from "../docs/lab/grade/process.ts";
+import { judgeAll } from "../docs/lab/grade/run.ts";
 import {
   formatGradescope,
   formatJunit,
@@ -507,6 +508,21 @@ Deno.test("some of the collection", SLOW, async (t) => {
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("a check that cannot be tried ends the grading with its error, once others end", async () => {
+  const [first, second] = [Promise.withResolvers<Verdict>(), Promise.withResolvers<Verdict>()];
+  const checks = checksOf("udp-client", {}).slice(0, 2);
+  const added: Verdict[] = [];
+  const grading = { checks, add: (verdict: Verdict) => void added.push(verdict) };
+  const verdicts = [first.promise, second.promise];
+  const judged = judgeAll(grading, () => 2, () => verdicts.shift()!);
+  const failure = new Error("address in use");
+  second.reject(failure);
+  await new Promise((resolve) => setTimeout(resolve)); // an error that nobody handles ends it here
+  first.resolve({} as Verdict);
+  assertEquals(await judged.catch((error) => error), failure);
+  assertEquals(added.length, 1);
 });
 
 /** A line, then a wait for what never comes. */

@@ -145,8 +145,8 @@ class Grading {
  * Judges all checks in their order. `atOnce` says how many may be tried at a time when the i-th is
  * next, and `judge` tries one.
  */
-async function judgeAll<Step>(
-  grading: Grading,
+export async function judgeAll<Step>(
+  grading: Pick<Grading, "checks" | "add">,
   atOnce: (i: number) => number,
   judge: (check: Check<Step>, atOnce: number) => Promise<Verdict>,
 ): Promise<void> {
@@ -159,7 +159,7 @@ async function judgeAll<Step>(
       const lane: Promise<unknown> = verdict.then(() => lanes.delete(lane));
       lanes.add(lane);
       added = added.then(async () => grading.add(await verdict));
-      added.catch(() => {}); // it is awaited below
+      for (const awaited of [lane, added]) awaited.catch(() => {}); // below
     }
     await added;
   } finally {
