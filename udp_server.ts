@@ -104,7 +104,7 @@ class Server {
     this.#addr = socket.addr as Deno.NetAddr;
     this.#stopWords = stopWords;
     this.#options = options;
-    this.#onTrace = onTrace && ((call) => this.#callBack(() => onTrace(call)));
+    this.#onTrace = onTrace && ((call) => this.#callBack(onTrace, call));
     this.#zone = hostname.slice(withoutZone(hostname).length);
     this.#network = isLossy(options) ? new LossyNetwork(options) : undefined;
   }
@@ -429,13 +429,13 @@ class Server {
   /** Reports an event; the promise is that of `onEvent`, if it returns one. */
   #report(event: ServerEvent): Promise<unknown> | undefined {
     const { onEvent } = this.#options;
-    if (onEvent) return this.#callBack(() => onEvent(event));
+    if (onEvent) return this.#callBack(onEvent, event);
   }
 
   /** Calls the caller. What that throws ends the server, and `finished` rejects with it. */
-  #callBack(callback: () => unknown): Promise<unknown> | undefined {
+  #callBack<T>(callback: (argument: T) => unknown, argument: T): Promise<unknown> | undefined {
     try {
-      return this.watch(callback());
+      return this.watch(callback(argument));
     } catch (error) {
       this.#abort(error);
     }
@@ -925,19 +925,28 @@ function refuse(arg: string, args: string[]): never {
 }
 
 /** The value of a numeric option. @throws UsageError out of its bounds */
-function toNumber(option: string, text: string, { min, max, whole = true }: Bounds): number {
-  const isNumber = (whole ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)(e-\d+)?$/).test(text);
+function toNumber(option: string, text: string, bounds: Bounds): number {
+  const isNumber = (bounds.whole ?? true ? /^\d+$/ : /^(\d+\.?\d*|\.\d+)$/).test(text);
   const number = isNumber ? Number(text) : NaN;
-  if (number >= min && number <= max) return number;
-  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
-  throw new UsageError(`${option} needs a value, ${wanted}, not ${quote(text)}`);
+  checkNumber(option, number, { ...bounds, text });
+  return number;
 }
 
 /** Checks the numbers among the options of a function. @throws UsageError out of their bounds */
 function checkBounds(options: object, bounds: Record<string, Bounds>): void {
   for (const [name, value] of Object.entries(options)) {
-    if (bounds[name] && value !== undefined) toNumber(name, `${value}`, bounds[name]);
+    if (bounds[name] && value !== undefined) checkNumber(name, value, bounds[name]);
   }
+}
+
+function checkNumber(
+  name: string,
+  number: number,
+  { min, max, whole = true, text = `${number}` }: Bounds & { text?: string },
+): void {
+  if (number >= min && number <= max && (!whole || Number.isInteger(number))) return;
+  const wanted = `a ${whole ? "whole " : ""}number from ${min} to ${max}`;
+  throw new UsageError(`${name} needs a value, ${wanted}, not ${quote(text)}`);
 }
 
 /** A host without the brackets of an IPv6 address. @throws UsageError */
