@@ -21,7 +21,7 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { eventually } from "./_faults.ts";
+import { eventually, isWaiting } from "./_faults.ts";
 import { decode, fileUrl, freePort, Program, PTY } from "./_helpers.ts";
 
 /** A fenced block: its info string, word by word, and its lines. */
@@ -286,21 +286,6 @@ class Terminal implements AsyncDisposable {
     const program = this.#program;
     this.#program = undefined;
     await program?.[Symbol.asyncDispose]();
-  }
-}
-
-/**
- * Whether a process and all below it wait in a system call. Python loses a Ctrl-C that comes just
- * before it makes one that blocks: its handler only sets a flag, which it looks at before and after.
- * Where the system does not say (proc(5), Linux), this is taken to be so.
- */
-function isWaiting(pid: number): boolean {
-  try {
-    const [state] = Deno.readTextFileSync(`/proc/${pid}/stat`).split(") ")[1]!;
-    const children = Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`).trim();
-    return state === "S" && (children === "" || children.split(" ").map(Number).every(isWaiting));
-  } catch {
-    return true;
   }
 }
 

@@ -90,6 +90,21 @@ export function alive(pid: number): boolean {
   }
 }
 
+/**
+ * Whether a process and all below it wait in a system call. Python loses a Ctrl-C that comes just
+ * before it makes one that blocks: its handler only sets a flag, which it looks at before and after.
+ * Where the system does not say (proc(5), Linux), this is taken to be so.
+ */
+export function isWaiting(pid: number): boolean {
+  try {
+    const [state] = Deno.readTextFileSync(`/proc/${pid}/stat`).split(") ")[1]!;
+    const children = Deno.readTextFileSync(`/proc/${pid}/task/${pid}/children`).trim();
+    return state === "S" && (children === "" || children.split(" ").map(Number).every(isWaiting));
+  } catch {
+    return true;
+  }
+}
+
 /** Waits for what no event tells of, and looks each 10 ms. @throws Error after `ms` */
 export async function eventually(
   what: string,

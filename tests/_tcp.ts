@@ -23,6 +23,26 @@ export function start(options: ServeOptions = {}): AsyncDisposable & {
   return { ...server, port, to, log, connect: () => Deno.connect({ port }) };
 }
 
+/** Calls `onRead` with each buffer that a server reads into, if it starts before this is disposed. */
+export function watchReads(onRead: (buffer: Uint8Array) => void): Disposable {
+  const { listen } = Deno;
+  Deno.listen = ((options: Deno.TcpListenOptions) => {
+    const listener = listen(options);
+    const accept = listener.accept.bind(listener);
+    listener.accept = async () => {
+      const conn = await accept();
+      const read = conn.read.bind(conn);
+      conn.read = (buffer) => {
+        onRead(buffer);
+        return read(buffer);
+      };
+      return conn;
+    };
+    return listener;
+  }) as typeof listen;
+  return { [Symbol.dispose]: () => void (Deno.listen = listen) };
+}
+
 /** Time that passes: until a server that closes the silent has closed one. */
 export async function aWhile(): Promise<void> {
   await using server = start({ idleSeconds: 0.5 });

@@ -177,11 +177,7 @@ async function gradeClass(): Promise<string> {
       .filter((path) =>
         /\/(task2|udp|tcp_server_(sel|str|ba|ups|upper|stop))[^/]*\.py$/.test(path)
       );
-    const lines = paths.slice(0, CLASS_SIZE).map((path) => {
-      const { options } = subjectOf(path, folder);
-      const more = options.task === undefined ? "" : `\t--task ${options.task}`;
-      return `${options.program}\t${options.kind}\t${options.command!.join(" ")}${more}`;
-    });
+    const lines = paths.slice(0, CLASS_SIZE).map((path) => lineOf(subjectOf(path, folder).options));
     await Deno.writeTextFile(`${folder}/class.tsv`, lines.join("\n"));
     const marks = await Promise.all(
       ["text", "json", "gradescope", "junit"].map((format) => marksOfClass(format, folder)),

@@ -38,7 +38,7 @@ import {
   WINDOWS,
   writeAll,
 } from "./_helpers.ts";
-import { aWhile, echoOf, refuses, start } from "./_tcp.ts";
+import { aWhile, echoOf, refuses, start, watchReads } from "./_tcp.ts";
 
 Deno.test("the first line tells the real address", LIMIT, async (t) => {
   for (
@@ -774,23 +774,8 @@ Deno.test(
   LIMIT,
   async () => {
     let largest = 0; // of the buffers that are read into
-    const { listen } = Deno;
-    Deno.listen = ((options: Deno.TcpListenOptions) => {
-      const listener = listen(options);
-      const accept = listener.accept.bind(listener);
-      listener.accept = async () => {
-        const conn = await accept();
-        const read = conn.read.bind(conn);
-        conn.read = (buffer) => {
-          largest = Math.max(largest, buffer.length);
-          return read(buffer);
-        };
-        return conn;
-      };
-      return listener;
-    }) as typeof listen;
+    using _ = watchReads(({ length }) => largest = Math.max(largest, length));
     await using server = start({ quiet: true });
-    Deno.listen = listen;
     using conn = await server.connect();
     for (const length of [1_024, 2_048]) {
       for (let i = 0; i < 5; i++) await exchange(conn, "x".repeat(length - 1) + "\n");
@@ -802,22 +787,11 @@ Deno.test(
 Deno.test("a connection that falls silent gives its large buffer back", LIMIT, async () => {
   const code = `
     import { serve } from ${JSON.stringify(fileUrl("tcp_server.ts").href)};
-    const { listen } = Deno;
+    import { watchReads } from ${JSON.stringify(fileUrl("tests/_tcp.ts").href)};
     let large; // the first large buffer that is read into
-    Deno.listen = (options) => {
-      const listener = listen(options);
-      const accept = listener.accept.bind(listener);
-      listener.accept = async () => {
-        const conn = await accept();
-        const read = conn.read.bind(conn);
-        conn.read = (buffer) => {
-          if (buffer.length > 60_000) large ??= new WeakRef(buffer);
-          return read(buffer);
-        };
-        return conn;
-      };
-      return listener;
-    };
+    watchReads((buffer) => {
+      if (buffer.length > 60_000) large ??= new WeakRef(buffer);
+    });
     const silence = Promise.withResolvers();
     const onEvent = ({ event }) => event === "message" && silence.resolve();
     const server = serve({ port: 0, onEvent });
@@ -830,7 +804,7 @@ Deno.test("a connection that falls silent gives its large buffer back", LIMIT, a
     console.log(large.deref() === undefined);
     Deno.exit();
   `;
-  const args = ["run", "--v8-flags=--expose-gc", "--allow-net=127.0.0.1", "-"];
+  const args = ["run", "--v8-flags=--expose-gc", "--allow-all", "-"];
   const piped = { stdin: "piped", stdout: "piped", stderr: "piped" } as const;
   const child = new Deno.Command(Deno.execPath(), { args, cwd: fileUrl("."), ...piped }).spawn();
   await using program = new Program("-", child);
