@@ -78,7 +78,7 @@ class Server {
   readonly #network: LossyNetwork | undefined;
   #replies = 0;
   #remembered: { reply: Uint8Array; peer: string } | undefined; // a reply: its return is a loop
-  readonly #sessions = new Map<string, Session>(); // by peer, the oldest first
+  readonly #sessions = new Map<string, Session>(); // by host and port, the oldest first
   readonly #allAllowed = isAllAllowed();
   readonly #allowed = new Map<string, boolean>(); // by host, if not all hosts are allowed
   readonly #held = new Map<Timer, Reply>(); // copies that are delayed, by their timer
@@ -119,22 +119,31 @@ class Server {
         const [bytes, from] = await this.#socket.receive(buffer) as [Uint8Array, Deno.NetAddr];
         if (this.#isEnding) continue;
         this.#isAnswering = true;
-        const peer = formatAddress(from);
-        this.#onTrace?.({ step: "5", call: `receive() = ${bytes.length}`, peer, bytes });
-        const faults = this.#network?.faultsFor(bytes, peer);
+        this.#onTrace?.({
+          step: "5",
+          call: `receive() = ${bytes.length}`,
+          peer: formatAddress(from),
+          bytes,
+        });
+        const faults = this.#network?.faultsFor(bytes, from);
         session = faults?.isLost
-          ? this.#countDropped("--drop-request", bytes, peer)
-          : this.#sessionOf(peer, from);
+          ? this.#countDropped("--drop-request", bytes, from)
+          : this.#sessionOf(from);
         if (!session) continue;
         const sentence = this.#takeSentence(bytes, session);
         const stops = isStopWord(sentence, this.#stopWords);
         if (echo) {
           const reply = faults?.reply ?? bytes;
-          if (this.#isLoop(bytes, { reply, peer }) || this.#isOverRate(session)) continue;
+          if (this.#isLoop(bytes, { reply, session }) || this.#isOverRate(session)) continue;
           if (faults) {
             if (!await this.#sendCopies(faults, { from, session, stops })) continue;
           } else {
-            this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
+            this.#onTrace?.({
+              step: "5",
+              call: `send(${bytes.length})`,
+              peer: session.peer,
+              bytes,
+            });
             await this.#socket.send(bytes, from);
           }
         }
@@ -143,7 +152,7 @@ class Server {
         const isEchoed = !echo || !faults; // the lossy network sends the echo later, if at all
         if (isEchoed || this.#lingerSweeps < Infinity) this.#linger();
       } catch (error) {
-        if (session) this.#failToSend(error, session.peer);
+        if (session) this.#failToSend(error, session);
         else if (!this.#isClosed) await this.#surviveReceive(error);
       } finally {
         this.#isAnswering = false;
@@ -207,35 +216,36 @@ class Server {
   // ---- Peers ----
 
   /** The session of a peer; none for one that must not be answered. */
-  #sessionOf(peer: string, from: Deno.NetAddr): Session | undefined {
+  #sessionOf(from: Deno.NetAddr): Session | undefined {
     if (this.#zone && isLinkLocal(from.hostname)) from.hostname += this.#zone;
-    const known = this.#sessions.get(peer);
+    // The port is a character here: V8 keeps the text of many numbers, and 40 MiB for them (measured).
+    const key = from.hostname + String.fromCharCode(from.port);
+    const known = this.#sessions.get(key);
     if (known) return known;
     const refusal = refusalOf(from, this.#addr.port);
-    if (refusal) return this.#leaveUnanswered(peer, refusal);
-    if (!this.#allAllowed && !this.#isAllowed(peer, from.hostname)) return undefined;
+    if (refusal) return this.#leaveUnanswered(from, refusal);
+    if (!this.#allAllowed && !this.#isAllowed(from)) return undefined;
     // The object of a forgotten peer is used again: new ones would make V8 keep more memory.
     const isFull = this.#sessions.size >= MAX_SESSIONS;
     const session = isFull ? takeFirst(this.#sessions) : new Session();
-    session.begin(peer);
-    this.#sessions.set(peer, session);
+    session.begin(from);
+    this.#sessions.set(key, session);
     return session;
   }
 
   /** Whether Deno lets it send to a host; of one host too many it is not asked. */
-  #isAllowed(peer: string, hostname: string): boolean {
-    const host = toPermission(withoutZone(hostname));
+  #isAllowed(from: Deno.NetAddr): boolean {
+    const host = toPermission(withoutZone(from.hostname));
     let allowed = this.#allowed.get(host);
     if (allowed === undefined) {
       if (this.#allowed.size >= MAX_HOSTS) {
-        this.#leaveUnanswered(peer, `more than ${MAX_HOSTS} hosts, without --allow-net for all`);
+        this.#leaveUnanswered(from, `more than ${MAX_HOSTS} hosts, without --allow-net for all`);
         return false;
       }
       allowed = Deno.permissions.querySync({ name: "net", host }).state === "granted";
       this.#allowed.set(host, allowed);
     }
-    const hint = `, --allow-net=${host}`;
-    if (!allowed) this.#leaveUnanswered(peer, "no permission", { hint });
+    if (!allowed) this.#leaveUnanswered(from, "no permission", { hint: `, --allow-net=${host}` });
     return allowed;
   }
 
@@ -277,44 +287,50 @@ class Server {
    * one is remembered with its peer; if the very same comes back before the next one is, it is left
    * out.
    */
-  #isLoop(datagram: Uint8Array, { reply, peer }: { reply: Uint8Array; peer: string }): boolean {
+  #isLoop(
+    datagram: Uint8Array,
+    { reply, session }: { reply: Uint8Array; session: Session },
+  ): boolean {
     this.#replies++;
     const known = this.#remembered;
-    const isLoop = known?.peer === peer && sameBytes(known.reply, datagram);
+    const isLoop = known !== undefined && sameBytes(known.reply, datagram) &&
+      known.peer === session.peer;
     if (isLoop) {
       const why = `one of ${LOOP_ROUNDS} identical datagrams, which might go round for ever`;
-      this.#leaveUnanswered(peer, why);
+      this.#leaveUnanswered(session, why);
       this.#remembered = undefined;
-    } else if (this.#replies % LOOP_ROUNDS === 0) this.#remembered = { reply: reply.slice(), peer };
+    } else if (this.#replies % LOOP_ROUNDS === 0) {
+      this.#remembered = { reply: reply.slice(), peer: session.peer };
+    }
     return isLoop;
   }
 
   #isOverRate(session: Session): boolean {
     const { rate = 0 } = this.#options;
     const isOver = !session.takeToken(rate);
-    if (isOver) this.#leaveUnanswered(session.peer, `over --rate ${rate}`);
+    if (isOver) this.#leaveUnanswered(session, `over --rate ${rate}`);
     return isOver;
   }
 
-  #failToSend(error: unknown, peer: string): void {
+  #failToSend(error: unknown, to: Address): void {
     const { code, name } = error as { code?: string; name?: string };
     const macOs = code === "EMSGSIZE" ? "; on macOS net.inet.udp.maxdgram is the limit" : "";
     const hint = `: ${reasonOf(error)}${macOs}`;
-    this.#leaveUnanswered(peer, "cannot send", { hint, kind: `send ${code ?? name}` });
+    this.#leaveUnanswered(to, "cannot send", { hint, kind: `send ${code ?? name}` });
   }
 
   /** Counts a datagram that is not answered, and warns of the first of its kind. */
-  #leaveUnanswered(peer: string, why: string, { hint = "", kind = why } = {}): undefined {
+  #leaveUnanswered(from: Address, why: string, { hint = "", kind = why } = {}): undefined {
     this.#totals.unanswered++;
-    if (this.#isClosed) return; // what was being sent failed with the socket
-    const what = `not answering ${peer}: ${why}${hint}`;
+    if (this.#isClosed || this.#warned.has(kind)) return; // a close fails what was being sent
+    const what = `not answering ${withoutZone(formatAddress(from))}: ${why}${hint}`;
     this.#warnOnce(kind, `${what}; others like it are only counted from now on`);
   }
 
   /** Counts a datagram, or its reply, that the lossy network loses. */
-  #countDropped(how: string, bytes: Uint8Array, peer: string): undefined {
+  #countDropped(how: string, bytes: Uint8Array, from: Address): undefined {
     this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
-    this.#onTrace?.({ step: "5", call: how, peer, bytes });
+    this.#onTrace?.({ step: "5", call: how, peer: formatAddress(from), bytes });
   }
 
   /** No receive that fails ends the server. */
@@ -339,7 +355,7 @@ class Server {
     const { peer } = session;
     const { reply: bytes, isDropped, isLimited } = faults;
     if (isDropped) {
-      this.#countDropped("--drop", bytes, peer);
+      this.#countDropped("--drop", bytes, session);
       return true;
     }
     if (isLimited) {
@@ -350,7 +366,7 @@ class Server {
     const copies = delays.length;
     const cost = bytes.length + copies * COPY_BYTES;
     if (this.#heldBytes + cost > MAX_HELD_BYTES) {
-      this.#leaveUnanswered(peer, "too many replies wait");
+      this.#leaveUnanswered(session, "too many replies wait");
       return false;
     }
     this.#heldBytes += cost;
@@ -381,7 +397,7 @@ class Server {
     if (--reply.copies > 0) return;
     this.#heldBytes -= reply.cost;
     if (reply.isSent) return;
-    if (reply.failure) this.#failToSend(reply.failure.error, reply.peer);
+    if (reply.failure) this.#failToSend(reply.failure.error, reply.to);
     else this.#totals.dropped = (this.#totals.dropped ?? 0) + 1; // it was held at the end
   }
 
@@ -455,17 +471,24 @@ class Server {
 
 /** What is remembered of a peer: UDP has no connection that would. */
 class Session {
-  peer = "";
+  hostname = "";
+  port = 0;
   startedAt = 0; // ms: when its first message came
   messages = 0; // since then
   bytes = 0;
+  #peer: string | undefined; // its address as text, made when it is needed first
   #tokens = 0; // replies that --rate still allows
   #refilledAt = 0; // ms
 
-  begin(peer: string): void {
-    this.peer = peer;
+  begin({ hostname, port }: Address): void {
+    [this.hostname, this.port] = [hostname, port];
+    this.#peer = undefined;
     this.messages = this.bytes = 0;
     this.#refilledAt = -1_000; // a second ago and more, so all tokens are there
+  }
+
+  get peer(): string {
+    return this.#peer ??= withoutZone(formatAddress(this));
   }
 
   /** Takes one of `rate` tokens, which come back in a second. Returns whether there was one. */
@@ -520,6 +543,7 @@ function takeFirst<Value>(map: Map<string, Value>): Value {
 }
 
 type Timer = ReturnType<typeof setTimeout>;
+type Address = { hostname: string; port: number };
 
 /** A reply on its way through the lossy network. */
 type Reply = {
@@ -563,7 +587,7 @@ class LossyNetwork {
   }
 
   /** The faults of the next datagram. All are drawn always, whichever of them are asked for. */
-  faultsFor(datagram: Uint8Array, peer: string): Faults {
+  faultsFor(datagram: Uint8Array, from: Address): Faults {
     const { drop = 0, duplicate = 0, delayMs = 0, dropRequest = 0, corrupt = 0 } = this.#options;
     const [random, otherRandom] = [this.#random, this.#otherRandom];
     const [isDropped, isDoubled] = [random() < drop, random() < duplicate];
@@ -573,7 +597,7 @@ class LossyNetwork {
     const reply = datagram.slice();
     if (isDamaged && bit < reply.length * 8) reply[bit >> 3]! ^= 1 << (bit & 7);
     const doubles = isDoubled && !isDropped && !isLost;
-    const isLimited = duplicate > 0 && !this.#mayDouble(datagram, { peer, doubles });
+    const isLimited = duplicate > 0 && !this.#mayDouble(datagram, { from, doubles });
     const delays = doubles && !isLimited ? [delay, otherDelay] : [otherDelay];
     return { isLost, isDropped, isLimited, reply, delays };
   }
@@ -581,12 +605,12 @@ class LossyNetwork {
   /** Counts how often the same datagram of a peer is doubled: without a limit a loop would swell. */
   #mayDouble(
     datagram: Uint8Array,
-    { peer, doubles }: { peer: string; doubles: boolean },
+    { from, doubles }: { from: Address; doubles: boolean },
   ): boolean {
     const { corrupt = 0 } = this.#options;
     // Damage makes ever new datagrams of one that circulates, but they are all of one length.
     const content = corrupt > 0 ? "" : checksum(datagram);
-    const key = `${peer} ${datagram.length} ${content}`;
+    const key = `${formatAddress(from)} ${datagram.length} ${content}`;
     const count = this.#doublings.get(key) ?? 0;
     const mayDouble = count < MAX_DOUBLED;
     this.#doublings.delete(key);
