@@ -44,6 +44,7 @@ const REPORT_MS = 500; // a shutdown that takes longer reports what it waits for
  *
  * @throws RangeError for an option out of its bounds
  * @throws Error that names the address if it cannot listen; its cause is that of `Deno.listen`
+ * @throws Error that names `--unstable-net` if `reusePort` is set without it
  */
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = HOSTNAME, port = PORT, reusePort = false, onTrace } = options;

@@ -37,6 +37,7 @@ const MAX_RTO_MS = 60_000; // retransmission time-out at most (RFC 6298, 2.5)
  *
  * @throws RangeError for an option out of its bounds
  * @throws Error if the server is not found, no socket can be created, or a permission is missing
+ * @throws Error that names `--unstable-net` if Deno runs without it
  */
 export async function open(options: OpenOptions = {}): Promise<EchoSocket> {
   checkBounds(options, BOUNDS);

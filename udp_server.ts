@@ -42,6 +42,7 @@ const NFS_PORT = 2_049; // a service above 1023 that answers whatever comes: it 
  *
  * @throws RangeError for an option out of its bounds
  * @throws Error that names the address if it cannot receive; its cause is that of `listenDatagram`
+ * @throws Error that names `--unstable-net` if Deno runs without it
  */
 export function serve(options: ServeOptions = {}): EchoServer {
   const { hostname = HOSTNAME, port = PORT, onTrace } = options;

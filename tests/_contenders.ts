@@ -34,6 +34,31 @@ async function echo(conn) {
   conn.close();
 }`;
 
+/** The same, and it prints: what that costs at least. Arguments: port, buffer size. */
+const BARE_PRINTING_TCP = `
+const [port, size] = Deno.args.map(Number);
+const [encoder, decoder] = [new TextEncoder(), new TextDecoder()];
+let lines = "";
+for await (const conn of Deno.listen({ hostname: "127.0.0.1", port })) echo(conn);
+
+async function echo(conn) {
+  conn.setNoDelay();
+  const peer = conn.remoteAddr.hostname + ":" + conn.remoteAddr.port;
+  const buffer = new Uint8Array(size);
+  for (let n; (n = await conn.read(buffer)) !== null;) {
+    if (lines === "") setTimeout(print, 10);
+    lines += "[" + peer + "] " + decoder.decode(buffer.subarray(0, n));
+    await conn.write(buffer.subarray(0, n));
+  }
+  conn.close();
+}
+
+async function print() {
+  const bytes = encoder.encode(lines);
+  lines = "";
+  for (let at = 0; at < bytes.length;) at += await Deno.stdout.write(bytes.subarray(at));
+}`;
+
 const BARE_UDP = `
 const [port] = Deno.args.map(Number);
 const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port });
@@ -200,6 +225,7 @@ export function epoll(transport: Transport): Contender {
 export const BARE = inDeno("bare Deno loop", BARE_TCP, "65536");
 /** The same once more: what two of the same make of the same rounds. */
 export const BARE_AGAIN: Contender = { ...BARE, name: "bare Deno loop, once more" };
+export const BARE_PRINTING = inDeno("bare Deno loop that prints", BARE_PRINTING_TCP, "65536");
 export const BARE_16 = inDeno("bare Deno loop, 16 KiB buffer", BARE_TCP, "16384");
 export const PIPE = inDeno("Deno `readable.pipeTo(writable)`", PIPE_TCP);
 export const NODE = inNode("Node `net`", NODE_NET);
