@@ -54,7 +54,7 @@ import {
   VERSION_OF,
   written,
 } from "./_contenders.ts";
-import { freePort, LINUX, WINDOWS } from "./_helpers.ts";
+import { fileUrl, freePort, LINUX, WINDOWS } from "./_helpers.ts";
 import { type Clients, newLoad, sendFrom } from "./_load.ts";
 
 const HELP = `deno task bench [--quick] [--plain] [--help]
@@ -627,7 +627,7 @@ const GROWTHS: [what: string, most: number, ...Parameters<typeof measureGrowth>]
   }),
 ];
 
-/** How long each script takes for `--help`, beside an empty one. */
+/** How long each script takes for `--help`, beside an empty one with the same deno.json. */
 function measureStartUps(): { worst: number; rows: string[][] } {
   const empty = written("", "ts");
   const scripts = ["tcp_server", "tcp_client", "udp_server", "udp_client"].map((name) =>
@@ -638,7 +638,7 @@ function measureStartUps(): { worst: number; rows: string[][] } {
     progress(`start-up ${i + 1} of ${START_UPS}`);
     for (const name of ["an empty script", ...scripts]) {
       const script = name.endsWith(".ts") ? new URL(`../${name}`, import.meta.url).href : empty;
-      const args = ["run", script, "--help"];
+      const args = ["run", "--config", fileUrl("deno.json").pathname, script, "--help"];
       const env = { DENO_NO_UPDATE_CHECK: "1" };
       const command = new Deno.Command(Deno.execPath(), { args, env });
       const started = performance.now();
