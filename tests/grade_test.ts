@@ -20,6 +20,7 @@ import {
 } from "../docs/lab/grade.ts";
 import { parseClass, splitWords } from "../docs/lab/grade/class.ts";
 import { isStuck } from "../docs/lab/grade/process.ts";
+import { takePort } from "../docs/lab/grade/ports.ts";
 import { judgeAll } from "../docs/lab/grade/run.ts";
 import {
   formatGradescope,
@@ -549,6 +550,13 @@ Deno.test("a wait without a time limit is seen as one, and one with a limit is n
   }
   assert(await stays("0", 1_000_000));
   assert(!await stays("100", 200_000));
+});
+
+Deno.test("ports for programs are all different, and none that a system picks by itself", async () => {
+  const ports = new Set<number>();
+  for (let i = 0; i < 10; i++) ports.add(await takePort(i % 2 === 0));
+  assertEquals(ports.size, 10); // nobody has bound one
+  assert([...ports].every((port) => port < 32_768)); // where Linux begins, the lowest of all
 });
 
 Deno.test("a port in TIME-WAIT holds up no server that sets SO_REUSEADDR", SLOW, async () => {

@@ -7,7 +7,7 @@
 
 import { once } from "node:events";
 import { createServer, type Server, Socket } from "node:net"; // Deno's own cannot reset
-import { isAbandoned, openUdp } from "./ports.ts";
+import { isAbandoned } from "./ports.ts";
 import { concat, isSame } from "./text.ts";
 
 const MAX_READ = 33_554_432; // bytes of one peer: then it is not read on
@@ -213,7 +213,7 @@ export class UdpSocket implements AsyncDisposable {
   #isClosed = false;
 
   constructor(address: { hostname: string; port: number }, waits: Waits) {
-    this.#socket = openUdp(address);
+    this.#socket = Deno.listenDatagram({ transport: "udp", ...address });
     this.port = (this.#socket.addr as Deno.NetAddr).port;
     this.#waits = waits;
     this.#pumping = this.#pump();

@@ -13,41 +13,23 @@ const LISTEN = "0A";
 const TIME_WAIT_MS = 60_000; // as long as Linux keeps a port so
 const TIME_WAIT_LOOK_MS = 500;
 
-/** Ports that were given to programs, which need not bind them. */
-const given = new Set<number>();
+/**
+ * Ports for programs, which bind them later: below those that systems pick by themselves, as they
+ * are set up, and above the lab's own, 12000.
+ */
+const PORTS = { from: 13_000, many: 7_000 };
+let given = Math.floor(Math.random() * PORTS.many); // so that two graders rarely meet
 
-/** A port of this machine that nobody has, and that nobody else is given before it is let go. */
-export function takePort(isTcp: boolean): number {
-  const port = freePort(isTcp);
-  if (given.has(port)) return takePort(isTcp);
-  given.add(port);
-  return port;
-}
-
-/** A UDP socket for the grader itself, at a port that nobody was given. */
-export function openUdp(address: { hostname: string; port: number }): Deno.DatagramConn {
-  const socket = Deno.listenDatagram({ transport: "udp", ...address });
-  if (address.port !== 0 || !given.has((socket.addr as Deno.NetAddr).port)) return socket;
-  try {
-    return openUdp(address);
-  } finally {
-    socket.close();
+/**
+ * A port of this machine that is free, also of TIME-WAIT, and that no other program is given.
+ * @throws UsageError if there is none
+ */
+export async function takePort(isTcp: boolean): Promise<number> {
+  for (let tries = 0; tries < PORTS.many; tries++) {
+    const port = PORTS.from + given++ % PORTS.many;
+    if (!isTaken(port, isTcp) && !(isTcp && await isInTimeWait(port))) return port;
   }
-}
-
-/** The program that was given the port has ended. */
-export function letGoPort(port: number): void {
-  given.delete(port);
-}
-
-function freePort(isTcp: boolean): number {
-  if (isTcp) {
-    using listener = Deno.listen({ hostname: HOSTNAME, port: 0 });
-    return listener.addr.port;
-  }
-  const socket = Deno.listenDatagram({ transport: "udp", hostname: HOSTNAME, port: 0 });
-  socket.close();
-  return (socket.addr as Deno.NetAddr).port;
+  throw new UsageError(`no port from ${PORTS.from} on can be bound on ${HOSTNAME}`);
 }
 
 /** Whether somebody is bound to the port; tried by binding to it. */

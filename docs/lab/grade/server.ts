@@ -18,7 +18,6 @@ import {
   isInTimeWait,
   isTaken,
   isUdpBound,
-  letGoPort,
   ownAddressFor,
   portsOf,
   takePort,
@@ -167,7 +166,7 @@ export class GradedServer implements AsyncDisposable {
   /** `isWithout`: the program may not set SO_REUSEADDR. */
   async #start({ isWithout = false } = {}): Promise<void> {
     await this.stopProgram();
-    const port = this.#options.port ?? takePort(this.isTcp);
+    const port = this.#options.port ?? await takePort(this.isTcp);
     if (this.hasFixedPort) {
       await waitForPort(port, { isTcp: this.isTcp, isWithout, onNote: this.#options.onNote });
     }
@@ -271,7 +270,6 @@ export class GradedServer implements AsyncDisposable {
       await program.sweep(); // it left its group
       await this.#waitUntilFree();
     }
-    letGoPort(this.#address.port);
     for (const { pid, name } of program.leftBehind) {
       this.leftBehind.push(`${name} (process ${pid})`);
     }

@@ -5,7 +5,6 @@
  */
 
 import { type Datagram, type TcpChannel, TcpListener, UdpSocket, type Waits } from "./channel.ts";
-import { letGoPort, takePort } from "./ports.ts";
 import { type Looks, Program } from "./program.ts";
 import type { Resources } from "./server.ts";
 import { concat, decode, encode } from "./text.ts";
@@ -74,11 +73,11 @@ export async function play(
 ): Promise<Stage> {
   const { port } = options;
   if (options.kind === "udp-client") {
-    const address = { hostname: "127.0.0.1", port: port ?? takePort(false) };
+    const address = { hostname: "127.0.0.1", port: port ?? 0 };
     return new UdpStage(options, { ...own, socket: new UdpSocket(address, own.waits) });
   }
   const listener = new TcpListener(own.waits);
-  if (deadPort === undefined) await listener.listen(port ?? takePort(true));
+  if (deadPort === undefined) await listener.listen(port ?? 0);
   return new TcpStage(options, { ...own, listener, port: port ?? deadPort ?? listener.port });
 }
 
@@ -160,7 +159,6 @@ class TcpStage extends Stage {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#listener[Symbol.asyncDispose]();
-    letGoPort(this.#listener.port);
     await this.program[Symbol.asyncDispose]();
   }
 }
@@ -248,7 +246,6 @@ class UdpStage extends Stage {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#socket[Symbol.asyncDispose]();
-    letGoPort(this.#socket.port);
     await this.program[Symbol.asyncDispose]();
   }
 }
