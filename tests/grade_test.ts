@@ -18,9 +18,11 @@ import {
   sumUp,
   type Verdict,
 } from "../docs/lab/grade.ts";
+import { Waits } from "../docs/lab/grade/channel.ts";
 import { parseClass, splitWords } from "../docs/lab/grade/class.ts";
 import { isStuck } from "../docs/lab/grade/process.ts";
-import { takePort } from "../docs/lab/grade/ports.ts";
+import { Ports } from "../docs/lab/grade/ports.ts";
+import { Program } from "../docs/lab/grade/program.ts";
 import { judgeAll } from "../docs/lab/grade/run.ts";
 import {
   formatGradescope,
@@ -552,11 +554,51 @@ Deno.test("a wait without a time limit is seen as one, and one with a limit is n
   assert(!await stays("100", 200_000));
 });
 
-Deno.test("ports for programs are all different, and none that a system picks by itself", async () => {
+Deno.test("what comes is not kept waiting by a look at the program", {
+  ...SLOW,
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  const folder = await Deno.makeTempDir();
+  const path = Deno.env.get("PATH")!;
+  const waits = new Waits();
+  const program = new Program({
+    command: ["sleep", "100"],
+    port: 0,
+    terminal: "pipe",
+    waits,
+    session: "test",
+  });
+  try {
+    // A look takes long, as on a busy machine; who else runs grep meanwhile gets the real one.
+    const slow =
+      `#!/bin/sh\ncase "$*" in *syscall*) sleep 1;; esac\nPATH='${path}' exec grep "$@"\n`;
+    await Deno.writeTextFile(`${folder}/grep`, slow, { mode: 0o755 });
+    Deno.env.set("PATH", `${folder}:${path}`);
+    let hasCome = false;
+    setTimeout(() => {
+      hasCome = true;
+      waits.notify();
+    }, 100);
+    const start = performance.now();
+    assert(await program.until(() => hasCome, 10_000, { firstMs: 0 }));
+    assert(performance.now() - start < 1_000);
+  } finally {
+    Deno.env.set("PATH", path);
+    await program[Symbol.asyncDispose]();
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("no two programs get the same port, and none gets one that a system picks by itself", async () => {
+  const [one, other] = [new Ports(), new Ports()];
   const ports = new Set<number>();
-  for (let i = 0; i < 10; i++) ports.add(await takePort(i % 2 === 0));
-  assertEquals(ports.size, 10); // nobody has bound one
+  for (let i = 0; i < 10; i++) {
+    for (const block of [one, other]) ports.add(await block.take(i % 2 === 0));
+  }
+  assertEquals(ports.size, 20); // nobody has bound one
   assert([...ports].every((port) => port < 32_768)); // where Linux begins, the lowest of all
+  one[Symbol.dispose]();
+  other[Symbol.dispose]();
 });
 
 Deno.test("a port in TIME-WAIT holds up no server that sets SO_REUSEADDR", SLOW, async () => {

@@ -181,6 +181,7 @@ export class Program implements AsyncDisposable {
   readonly #waits: Waits;
   readonly #isTerminal: boolean;
   readonly #start = performance.now();
+  #looks: Promise<unknown> = Promise.resolve();
   #early: string[] = []; // lines that are typed as soon as the terminal is ready
   #isReady: boolean;
   #pid = 0; // of the program, once known, and of the shell above it
@@ -284,7 +285,15 @@ export class Program implements AsyncDisposable {
       if (await this.#waits.until(isDone, Math.min(next, left))) return true;
       if (left <= next) return false;
       const ms = performance.now() - this.#start + left; // a limit counts from the call's begin
-      stuck = await isStuck(this.#child.pid, ms, mayHide) ? stuck + 1 : 0;
+      let hasLooked = false;
+      const look = isStuck(this.#child.pid, ms, mayHide).then((isStuck) => {
+        stuck = isStuck ? stuck + 1 : 0;
+        hasLooked = true;
+        this.#waits.notify();
+      });
+      this.#looks = Promise.all([this.#looks, look]);
+      // A look takes long on a busy machine: what comes meanwhile is not kept waiting.
+      await this.#waits.until(() => isDone() || hasLooked, left);
     }
     return await this.#waits.until(isDone, 0); // what it said last may be on its way
   }
@@ -327,6 +336,7 @@ export class Program implements AsyncDisposable {
     this.kill();
     await this.#stdin.close().catch(() => {});
     await this.#ended;
+    await this.#looks;
     if (await within(this.#pumps, LAST_OUTPUT_MS)) return;
     await this.sweep(); // somebody holds the pipes
     if (await within(this.#pumps, CLOSES_MS)) return;

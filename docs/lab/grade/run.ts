@@ -11,7 +11,7 @@ import { closeGently, ServerRun } from "./interpreter.ts";
 import { ClientRun } from "./keyboard.ts";
 import { MISTAKES } from "./mistakes.ts";
 import { Failed, type Outcome, Pace, Untried } from "./outcome.ts";
-import { holdDeadPort, waitForPort } from "./ports.ts";
+import { holdDeadPort, Ports, waitForPort } from "./ports.ts";
 import { checkCommand, findTerminal, newSession, sweep } from "./program.ts";
 import { GradedServer, type Resources } from "./server.ts";
 import { play } from "./stage.ts";
@@ -38,7 +38,8 @@ export async function grade(options: GradeOptions): Promise<Verdict[]> {
     await waitForPort(port, { isTcp: kind.startsWith("tcp"), onNote: options.onNote });
   }
   const terminal = command ? await findTerminal() : "pipe";
-  const own = { terminal, waits: new Waits(), session: newSession(), pace: new Pace() };
+  using ports = new Ports();
+  const own = { terminal, waits: new Waits(), session: newSession(), pace: new Pace(), ports };
   const grading = new Grading(options);
   try {
     if (kind.endsWith("server")) await gradeServer(grading, own);

@@ -19,8 +19,8 @@ import {
   isTaken,
   isUdpBound,
   ownAddressFor,
+  type Ports,
   portsOf,
-  takePort,
   waitForPort,
 } from "./ports.ts";
 import type { Pace } from "./outcome.ts";
@@ -36,7 +36,13 @@ const LAST_WORDS_MS = 300; // from a connection's end to that of its program
 const FREE_MS = 500; // for the port of a program that was ended
 
 /** What one grading has for all its programs. */
-export type Resources = { terminal: Terminal; waits: Waits; session: string; pace: Pace };
+export type Resources = {
+  terminal: Terminal;
+  waits: Waits;
+  session: string;
+  pace: Pace;
+  ports: Ports;
+};
 
 /** Nobody could be reached: what is known of it. */
 export class Unreachable extends Error {
@@ -166,7 +172,7 @@ export class GradedServer implements AsyncDisposable {
   /** `isWithout`: the program may not set SO_REUSEADDR. */
   async #start({ isWithout = false } = {}): Promise<void> {
     await this.stopProgram();
-    const port = this.#options.port ?? await takePort(this.isTcp);
+    const port = this.#options.port ?? await this.#own.ports.take(this.isTcp);
     if (this.hasFixedPort) {
       await waitForPort(port, { isTcp: this.isTcp, isWithout, onNote: this.#options.onNote });
     }
