@@ -528,6 +528,51 @@ Deno.test("a check that cannot be tried ends the grading with its error, once ot
   assertEquals(added.length, 1);
 });
 
+/** A right UDP client with a time limit; at its first sentence that begins with 2 it holds the grader up. */
+const HOLDS_UP = `import os, signal, socket, sys
+port, marker, grader = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+client = socket.socket(type=socket.SOCK_DGRAM)
+client.connect(("127.0.0.1", port))
+client.settimeout(0.5)
+for line in sys.stdin:
+    sentence = line.strip().encode()
+    if sentence.startswith(b"2 ") and not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(grader, signal.SIGSTOP)
+    client.send(sentence)
+    try:
+        while (echo := client.recv(65507)) != sentence:
+            pass
+        print(echo.decode())
+    except TimeoutError:
+        print("Request timed out")
+        os.kill(grader, signal.SIGCONT)
+    if sentence == b"stop":
+        break`;
+
+Deno.test("a client that gives up while the grader is held up is tried again", {
+  ...SLOW,
+  ignore: !hasPython || WINDOWS,
+}, async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const program = ["python3", "-c", HOLDS_UP, "{port}", `${folder}/marker`];
+    const grader = [Deno.execPath(), ...GRADER, "udp-client", "--json", "--", ...program];
+    const { stdout } = await new Deno.Command("sh", {
+      args: ["-c", 'exec "$@" $$', "sh", ...grader], // its own process number comes last
+    }).output();
+    const lines = new TextDecoder().decode(stdout).trimEnd().split("\n");
+    const verdicts: Partial<Verdict>[] = lines.map((line) => JSON.parse(line));
+    assertEquals(
+      verdicts.filter(({ passed }) => !passed).map(({ name, cause }) => [name, cause]),
+      [],
+    );
+    assert((await Deno.stat(`${folder}/marker`)).isFile); // it was held up
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 /** A line, then a wait for what never comes. */
 const WAITS = `import socket, sys
 sock = socket.socket(type=socket.SOCK_DGRAM)

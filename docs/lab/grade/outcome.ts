@@ -47,10 +47,15 @@ export function waitedSince(start: number, ms: number): Waited {
 }
 
 const SLOW_MS = 600;
+const TICK_MS = 50; // between two looks at the clock
+const LATE_MS = 200; // beyond that; a program's own time limit is a few times as long
 
-/** How fast a program was seen to be. */
-export class Pace {
+/** How fast a program was seen to be, and the grader itself. */
+export class Pace implements Disposable {
   #fastestMs = Infinity;
+  #lastTick = performance.now();
+  #lateAt = -Infinity;
+  readonly #timer = setInterval(() => this.#tick(), TICK_MS);
 
   /** The echo of a sentence took so long. */
   saw(ms: number): void {
@@ -60,6 +65,22 @@ export class Pace {
   /** It takes its time for each answer: then some that are alike are enough. */
   get isSlow(): boolean {
     return this.#fastestMs > SLOW_MS && this.#fastestMs < Infinity;
+  }
+
+  #tick(): void {
+    const now = performance.now();
+    if (now - this.#lastTick > TICK_MS + LATE_MS) this.#lateAt = now;
+    this.#lastTick = now;
+  }
+
+  /** Whether the grader itself was held up since `start`, so that it answered late. */
+  wasLateSince(start: number): boolean {
+    this.#tick();
+    return this.#lateAt > start;
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
   }
 }
 

@@ -19,6 +19,7 @@ import { type GradeOptions, NOT_COUNTED, UsageError, type Verdict } from "./verd
 
 const CHECKS_AT_ONCE = 4; // each with a process of its own
 const FAILURES_MS = 14_000; // of tasks' checks, in all: a program without hope takes less than 20 s
+const TRIES = 5; // of a check of a client, where the grader was late in each
 const TOTAL_MS = 150_000; // no check starts later, also of a program that is right and slow
 
 /** How a check is tried. */
@@ -39,7 +40,8 @@ export async function grade(options: GradeOptions): Promise<Verdict[]> {
   }
   const terminal = command ? await findTerminal() : "pipe";
   using ports = new Ports();
-  const own = { terminal, waits: new Waits(), session: newSession(), pace: new Pace(), ports };
+  using pace = new Pace();
+  const own = { terminal, waits: new Waits(), session: newSession(), pace, ports };
   const grading = new Grading(options);
   try {
     if (kind.endsWith("server")) await gradeServer(grading, own);
@@ -264,14 +266,29 @@ async function gradeClient(grading: Grading, own: Resources): Promise<void> {
   await judgeAll<ClientStep>(
     grading,
     () => mustBeAlone() ? 1 : CHECKS_AT_ONCE,
-    (check, atOnce) =>
-      grading.judge(check, () => tryClient(check, options, { own, ports }), { atOnce }),
+    (check, atOnce) => {
+      const attempt = (): Promise<Outcome> => tryClient(check, options, { own, ports });
+      return grading.judge(check, () => tryInTime(attempt, own.pace), { atOnce });
+    },
   );
 }
 
 /** Whether the client binds a port of its own: then no two of it can run at a time. */
 function isFixed([first = [], second = []]: number[][]): boolean {
   return first.some((port) => second.includes(port));
+}
+
+/** A client that gives up on a server which is late is right: where the grader was, it is tried again. */
+async function tryInTime(attempt: Try, pace: Pace): Promise<Outcome> {
+  for (let tries = 0; tries < TRIES; tries++) {
+    const start = performance.now();
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!(error instanceof Failed) || !pace.wasLateSince(start)) throw error;
+    }
+  }
+  throw new Untried("this machine is too busy", "over");
 }
 
 async function tryClient(

@@ -59,7 +59,7 @@ export type Verdict = {
 
 /**
  * Verdicts that do not count, as nothing that the program did is in their way: what they are about
- * could not be seen, or what has ended (in order) would have to be started again.
+ * could not be seen, or it is over for now: the program would have to be started, or graded, again.
  */
 export const NOT_COUNTED: WeakMap<Verdict, "unseen" | "over"> = new WeakMap();
 
