@@ -10,6 +10,7 @@ import type { Evidence, Wants } from "./diagnosis.ts";
 import {
   Failed,
   listSent,
+  NOT_WAITED,
   type Outcome,
   type Pace,
   Untried,
@@ -44,7 +45,7 @@ export class ServerRun {
   #words: Words;
   #mark: number;
   #came: string[] = [];
-  #waited = { waitedMs: 0, isWaiting: false }; // in vain, of late
+  #waited = NOT_WAITED; // in vain, of late
 
   constructor(
     check: Check<ServerStep>,
@@ -66,7 +67,7 @@ export class ServerRun {
   async #until(isDone: () => boolean, ms = ECHO_MS): Promise<boolean> {
     const start = performance.now();
     const result = await this.#server.until(isDone, ms);
-    this.#waited = waitedSince(start, ms);
+    this.#waited = result ? NOT_WAITED : waitedSince(start, ms);
     return result;
   }
 
@@ -149,8 +150,9 @@ export class ServerRun {
     const expected = seen.expected ?? concat(peer?.owed ?? [encode("a connection")]);
     const came = seen.came ?? new Uint8Array();
     const ended = peer?.channel.ended ?? "";
-    const mayBeEnd = (came.length < expected.length || wants === "output") && wants !== "end";
-    const exit = mayBeEnd ? await this.#server.exit() : undefined;
+    const isMissing = (came.length < expected.length || wants === "output") && wants !== "end";
+    const mayHaveEnded = isMissing && !seen.isFreed && !this.#waited.isWaiting;
+    const exit = mayHaveEnded ? await this.#server.exit() : undefined;
     const output = this.#server.printed(this.#mark);
     const evidence: Evidence = {
       side: "server",
@@ -286,13 +288,14 @@ export class ServerRun {
     await this.#fail("echo", peer, { expected, came });
   }
 
-  /** A long echo is waited for as long as something comes. */
+  /** A long echo is waited for as long as something comes; of a program that waits, it is on its way. */
   async #waitForLong(channel: Channel, isDecided: () => boolean): Promise<void> {
     const deadline = performance.now() + LONG_MS;
+    const ms = this.#waited.isWaiting ? REST_MS : STOP_MS;
     for (let unread = -1; !isDecided() && unread < channel.unread;) {
       if (performance.now() > deadline) throw new Untried("it would take too long");
       unread = channel.unread;
-      await this.#waits.until(isDecided, STOP_MS);
+      await this.#waits.until(isDecided, ms);
     }
   }
 
@@ -317,7 +320,7 @@ export class ServerRun {
     const isAnswered = (): boolean => peer.channel.unread > 0 || peer.channel.ended !== "";
     if (await this.#until(isAnswered)) return await this.#echo(peer, ECHO_MS);
     await closeGently(this.#peers.get(1)!.channel as TcpChannel, this.#waits);
-    const isFreed = await this.#waits.until(isAnswered, ECHO_MS);
+    const isFreed = await this.#until(isAnswered);
     await this.#fail("echo", peer, { isFreed });
   }
 

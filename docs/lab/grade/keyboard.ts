@@ -7,7 +7,15 @@
 
 import type { Check, ClientStep } from "./checks.ts";
 import type { Evidence, Wants } from "./diagnosis.ts";
-import { Failed, listSent, type Outcome, type Pace, waitedSince, Words } from "./outcome.ts";
+import {
+  Failed,
+  listSent,
+  NOT_WAITED,
+  type Outcome,
+  type Pace,
+  waitedSince,
+  Words,
+} from "./outcome.ts";
 import { type Looks, SILENT, START_LOOK_MS } from "./program.ts";
 import type { Message, Stage } from "./stage.ts";
 import { concat, decode, encode, errorLine, hasWords, plain, show, withoutBytes } from "./text.ts";
@@ -31,7 +39,7 @@ export class ClientRun {
   #mark = 0;
   #came = "";
   #shown = 0; // times that a word was printed
-  #waited = { waitedMs: 0, isWaiting: false }; // in vain, of late
+  #waited = NOT_WAITED; // in vain, of late
 
   constructor(
     check: Check<ClientStep>,

@@ -41,6 +41,8 @@ export class Untried extends Error {
 /** A wait that was in vain, or ended before its time, as the program waited, too. */
 export type Waited = { waitedMs: number; isWaiting: boolean };
 
+export const NOT_WAITED: Waited = { waitedMs: 0, isWaiting: false };
+
 export function waitedSince(start: number, ms: number): Waited {
   const waitedMs = performance.now() - start;
   return { waitedMs, isWaiting: waitedMs < ms };
