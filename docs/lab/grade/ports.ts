@@ -25,6 +25,7 @@ const BLOCKS = { from: 13_057, many: 69, each: 100 };
  */
 export class Ports implements Disposable {
   readonly #first = claimBlock();
+  #earlier: Promise<Entry[]> | undefined; // those of a program before, which may be in TIME-WAIT
   #given = 0;
 
   /**
@@ -32,9 +33,10 @@ export class Ports implements Disposable {
    * @throws UsageError if there is none
    */
   async take(isTcp: boolean): Promise<number> {
+    const earlier = await (this.#earlier ??= entries("tcp"));
     for (let tries = 1; tries < BLOCKS.each; tries++) {
-      const port = this.#first.addr.port + 1 + this.#given++ % (BLOCKS.each - 1);
-      if (!isTaken(port, isTcp) && !(isTcp && await isInTimeWait(port))) return port;
+      const next = this.#first.addr.port + 1 + this.#given++ % (BLOCKS.each - 1);
+      if (!earlier.some(({ port }) => port === next) && !isTaken(next, isTcp)) return next;
     }
     throw new UsageError("no port is free");
   }
@@ -110,7 +112,7 @@ export async function isInTimeWait(port: number): Promise<boolean> {
 }
 
 async function statesOf(port: number): Promise<string[]> {
-  return (await entries("tcp", port)).map(({ state }) => state);
+  return (await entries("tcp")).filter((entry) => entry.port === port).map(({ state }) => state);
 }
 
 /**
@@ -122,7 +124,8 @@ export async function isAbandoned({ port, remotePort }: {
   remotePort: number;
 }): Promise<boolean> {
   if (Deno.build.os !== "linux") return true;
-  const end = (await entries("tcp", remotePort)).find((entry) => entry.remotePort === port);
+  const end = (await entries("tcp"))
+    .find((entry) => entry.port === remotePort && entry.remotePort === port);
   return end === undefined || end.inode === 0;
 }
 
@@ -143,19 +146,20 @@ export async function portsOf(pid: number, isTcp: boolean): Promise<number[]> {
 /** Whether a UDP port is bound; looked up, as to try it could be in the program's way. */
 export async function isUdpBound(port: number): Promise<boolean> {
   if (Deno.build.os !== "linux") return isTaken(port, false);
-  return (await entries("udp", port)).length > 0;
+  return (await entries("udp")).some((entry) => entry.port === port);
 }
 
 /** A socket as Linux lists it; no process has one whose `inode` is 0. */
-type Entry = { remotePort: number; state: string; inode: number };
+type Entry = { port: number; remotePort: number; state: string; inode: number };
 
-/** The sockets on a port of this machine. */
-async function entries(protocol: "tcp" | "udp", port: number): Promise<Entry[]> {
+/** The sockets of this machine. */
+async function entries(protocol: "tcp" | "udp"): Promise<Entry[]> {
   const table = await capture("cat", [`/proc/net/${protocol}`, `/proc/net/${protocol}6`]);
-  const hex = port.toString(16).toUpperCase().padStart(4, "0");
+  const portOf = (address: string): number => parseInt(address.split(":")[1]!, 16);
   const lines = table.split("\n").map((line) => line.trim().split(/\s+/));
-  return lines.filter(([, local]) => local?.endsWith(`:${hex}`)).map((fields) => ({
-    remotePort: parseInt(fields[2]!.split(":")[1]!, 16),
+  return lines.filter(([, local]) => local?.includes(":")).map((fields) => ({
+    port: portOf(fields[1]!),
+    remotePort: portOf(fields[2]!),
     state: fields[3]!,
     inode: Number(fields[9]),
   }));
