@@ -59,8 +59,8 @@ export async function nextReceived({ program }: { program: Program }): Promise<s
 
 /** Asserts that a program ended by an error, which it shows. */
 export async function assertEndsWith(program: Program, error: RegExp): Promise<void> {
-  const { code, stderr } = await program.finish();
-  assertEquals(code, 1);
+  const { code, stdout, stderr } = await program.finish();
+  assertEquals(code, 1, `it printed ${JSON.stringify(stdout + stderr)}`);
   assertMatch(stderr, error);
 }
 
