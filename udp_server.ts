@@ -219,7 +219,7 @@ class Server {
   /** The session of a peer; none for one that must not be answered. */
   #sessionOf(from: Deno.NetAddr): Session | undefined {
     if (this.#zone && isLinkLocal(from.hostname)) from.hostname += this.#zone;
-    // The port is a character here: V8 keeps the text of many numbers, and 40 MiB for them (measured).
+    // The port is one character: as digits, V8 would keep the text of each port, 40 MiB (measured).
     const key = from.hostname + String.fromCharCode(from.port);
     const known = this.#sessions.get(key);
     if (known) return known;
@@ -323,7 +323,7 @@ class Server {
   /** Counts a datagram that is not answered, and warns of the first of its kind. */
   #leaveUnanswered(from: Address, why: string, { hint = "", kind = why } = {}): undefined {
     this.#totals.unanswered++;
-    if (this.#isClosed || this.#warned.has(kind)) return; // a close fails what was being sent
+    if (this.#isClosed || this.#warned.has(kind)) return; // a send on a closed socket fails
     const what = `not answering ${withoutZone(formatAddress(from))}: ${why}${hint}`;
     this.#warnOnce(kind, `${what}; others like it are only counted from now on`);
   }
@@ -331,7 +331,7 @@ class Server {
   /** Counts a datagram, or its reply, that the lossy network loses. */
   #countDropped(how: string, bytes: Uint8Array, from: Address): undefined {
     this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
-    this.#onTrace?.({ step: "5", call: how, peer: formatAddress(from), bytes });
+    this.#onTrace?.({ step: "5", call: how, peer: withoutZone(formatAddress(from)), bytes });
   }
 
   /** No receive that fails ends the server. */

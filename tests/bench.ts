@@ -24,6 +24,7 @@
 import { spawn } from "node:child_process"; // unlike Deno.Command, it can give a child a file
 import { closeSync, openSync } from "node:fs";
 import { cpus } from "node:os";
+import { fileURLToPath } from "node:url";
 import {
   BARE,
   BARE_16,
@@ -633,12 +634,13 @@ function measureStartUps(): { worst: number; rows: string[][] } {
   const scripts = ["tcp_server", "tcp_client", "udp_server", "udp_client"].map((name) =>
     `${name}.ts`
   );
+  const config = fileURLToPath(fileUrl("deno.json"));
   const times = new Map<string, number[]>();
   for (let i = -1; i < START_UPS; i++) {
     progress(`start-up ${i + 1} of ${START_UPS}`);
     for (const name of ["an empty script", ...scripts]) {
       const script = name.endsWith(".ts") ? new URL(`../${name}`, import.meta.url).href : empty;
-      const args = ["run", "--config", fileUrl("deno.json").pathname, script, "--help"];
+      const args = ["run", "--config", config, script, "--help"];
       const env = { DENO_NO_UPDATE_CHECK: "1" };
       const command = new Deno.Command(Deno.execPath(), { args, env });
       const started = performance.now();

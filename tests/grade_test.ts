@@ -22,7 +22,7 @@ import { Waits } from "../docs/lab/grade/channel.ts";
 import { parseClass, splitWords } from "../docs/lab/grade/class.ts";
 import { isStuck } from "../docs/lab/grade/process.ts";
 import { Ports } from "../docs/lab/grade/ports.ts";
-import { Program } from "../docs/lab/grade/program.ts";
+import { Program, sweep } from "../docs/lab/grade/program.ts";
 import { judgeAll } from "../docs/lab/grade/run.ts";
 import {
   formatGradescope,
@@ -31,6 +31,7 @@ import {
   formatVerdict,
 } from "../docs/lab/grade/report.ts";
 import { encode, errorLine, plain, withoutBytes } from "../docs/lab/grade/text.ts";
+import { NOT_COUNTED } from "../docs/lab/grade/verdict.ts";
 import { difference, gradeAll, hasCommand, programsIn, subjectOf, WRONG } from "./_grade.ts";
 import { fileUrl, freePort, WINDOWS } from "./_helpers.ts";
 
@@ -573,6 +574,43 @@ Deno.test("a client that gives up while the grader is held up is tried again", {
   }
 });
 
+Deno.test("a task does not pass of which the machine was too busy to try a check", () => {
+  const tried = verdict("a", { task: 4, name: "prints the echo" });
+  const busy = verdict("a", { task: 4, name: "after a lost datagram", passed: null });
+  assert(sumUp([tried]).passed);
+  NOT_COUNTED.set(busy, "busy");
+  assertEquals(sumUp([tried, busy]).points, { 4: [1, 1] });
+  assert(!sumUp([tried, busy]).passed);
+  assert(sumUp([tried, verdict("a", { name: "CRLF", beyond: true, passed: null })]).passed);
+});
+
+/** Lets `grep` take a second wherever its arguments hold `word`, as on a busy machine. */
+async function slowGrep(word: string): Promise<AsyncDisposable> {
+  const folder = await Deno.makeTempDir();
+  const path = Deno.env.get("PATH")!;
+  const slow = `#!/bin/sh\ncase "$*" in *${word}*) sleep 1;; esac\nPATH='${path}' exec grep "$@"\n`;
+  await Deno.writeTextFile(`${folder}/grep`, slow, { mode: 0o755 });
+  Deno.env.set("PATH", `${folder}:${path}`);
+  return {
+    [Symbol.asyncDispose]: async () => {
+      Deno.env.set("PATH", path);
+      await Deno.remove(folder, { recursive: true });
+    },
+  };
+}
+
+Deno.test("nobody is kept waiting while the grader looks for what was left behind", {
+  ...SLOW,
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  await using _ = await slowGrep("environ");
+  let turns = 0;
+  const timer = setInterval(() => turns++, 50);
+  assertEquals(await sweep("nobody has this mark"), []);
+  clearInterval(timer);
+  assert(turns > 5);
+});
+
 /** A line, then a wait for what never comes. */
 const WAITS = `import socket, sys
 sock = socket.socket(type=socket.SOCK_DGRAM)
@@ -603,8 +641,6 @@ Deno.test("what comes is not kept waiting by a look at the program", {
   ...SLOW,
   ignore: Deno.build.os !== "linux",
 }, async () => {
-  const folder = await Deno.makeTempDir();
-  const path = Deno.env.get("PATH")!;
   const waits = new Waits();
   const program = new Program({
     command: ["sleep", "100"],
@@ -614,11 +650,7 @@ Deno.test("what comes is not kept waiting by a look at the program", {
     session: "test",
   });
   try {
-    // A look takes long, as on a busy machine; who else runs grep meanwhile gets the real one.
-    const slow =
-      `#!/bin/sh\ncase "$*" in *syscall*) sleep 1;; esac\nPATH='${path}' exec grep "$@"\n`;
-    await Deno.writeTextFile(`${folder}/grep`, slow, { mode: 0o755 });
-    Deno.env.set("PATH", `${folder}:${path}`);
+    await using _ = await slowGrep("syscall");
     let hasCome = false;
     setTimeout(() => {
       hasCome = true;
@@ -628,22 +660,20 @@ Deno.test("what comes is not kept waiting by a look at the program", {
     assert(await program.until(() => hasCome, 10_000, { firstMs: 0 }));
     assert(performance.now() - start < 1_000);
   } finally {
-    Deno.env.set("PATH", path);
     await program[Symbol.asyncDispose]();
-    await Deno.remove(folder, { recursive: true });
   }
 });
 
 Deno.test("no two programs get the same port, and none gets one that a system picks by itself", async () => {
-  const [one, other] = [new Ports(), new Ports()];
+  using one = new Ports();
+  using other = new Ports();
+  for (let i = 0; i < 100; i++) new Ports(); // who takes none keeps none from others
   const ports = new Set<number>();
   for (let i = 0; i < 10; i++) {
     for (const block of [one, other]) ports.add(await block.take(i % 2 === 0));
   }
   assertEquals(ports.size, 20); // nobody has bound one
   assert([...ports].every((port) => port < 32_768)); // where Linux begins, the lowest of all
-  one[Symbol.dispose]();
-  other[Symbol.dispose]();
 });
 
 Deno.test("a port in TIME-WAIT holds up no server that sets SO_REUSEADDR", SLOW, async () => {

@@ -288,7 +288,10 @@ export class ServerRun {
     await this.#fail("echo", peer, { expected, came });
   }
 
-  /** A long echo is waited for as long as something comes; of a program that waits, it is on its way. */
+  /**
+   * A long echo is waited for as long as something comes. A program that was seen to wait has sent
+   * all it will: only what is on its way is waited for.
+   */
   async #waitForLong(channel: Channel, isDecided: () => boolean): Promise<void> {
     const deadline = performance.now() + LONG_MS;
     const ms = this.#waited.isWaiting ? REST_MS : STOP_MS;
@@ -383,10 +386,10 @@ export class ServerRun {
   /** A server that echoes the word, and then is silent, goes on. */
   async #closesAt({ channel }: Peer, { line, ms }: { line: string; ms: number }): Promise<boolean> {
     const hasEnded = (): boolean => channel.ended !== "";
-    await this.#until(() => hasEnded() || channel.unread >= line.length, ms);
-    if (await this.#waits.until(hasEnded, channel.unread >= line.length ? SILENCE_MS : 0)) {
-      return true;
-    }
+    const start = performance.now();
+    const isEcho = await this.#until(() => hasEnded() || channel.unread >= line.length, ms);
+    if (await this.#waits.until(hasEnded, isEcho ? SILENCE_MS : 0)) return true;
+    if (isEcho) this.#waited = { waitedMs: performance.now() - start, isWaiting: false };
     channel.take();
     return false;
   }

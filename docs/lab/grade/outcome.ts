@@ -6,6 +6,7 @@
 
 import type { Evidence } from "./diagnosis.ts";
 import { randomWord } from "./text.ts";
+import type { NotCounted } from "./verdict.ts";
 
 /** What a check saw: of one that failed, the evidence. */
 export type Outcome = { sent: string; came: string; evidence?: Evidence };
@@ -30,9 +31,9 @@ export class Failed extends Error {
 
 /** A step ends with this where it cannot be made, or what it is about cannot be seen. */
 export class Untried extends Error {
-  readonly reason: "unseen" | "over";
+  readonly reason: NotCounted;
 
-  constructor(message: string, reason: "unseen" | "over" = "unseen") {
+  constructor(message: string, reason: NotCounted = "unseen") {
     super(message);
     this.reason = reason;
   }

@@ -14,17 +14,17 @@ const TIME_WAIT_MS = 60_000; // as long as Linux keeps a port so
 const TIME_WAIT_LOOK_MS = 500;
 
 /**
- * Systems pick higher ports than these by themselves, as they are set up. Round numbers, which people
- * choose, come late in a block.
+ * By default, systems pick only higher ports by themselves. Round numbers, which people choose, come
+ * last in a block.
  */
-const BLOCKS = { from: 13_057, many: 69, each: 100 };
+const BLOCKS = { from: 13_001, many: 69, each: 100 };
 
 /**
- * Ports for one program, which binds them later: a block, of which the grader keeps the first itself,
- * so that no other grader has the rest.
+ * Ports for one program, which binds them later: a block, of which the grader keeps the first itself
+ * once it takes one, so that no other grader has the rest.
  */
 export class Ports implements Disposable {
-  readonly #first = claimBlock();
+  #first: Deno.TcpListener | undefined;
   #earlier: Promise<Entry[]> | undefined; // those of a program before, which may be in TIME-WAIT
   #given = 0;
 
@@ -33,16 +33,17 @@ export class Ports implements Disposable {
    * @throws UsageError if there is none
    */
   async take(isTcp: boolean): Promise<number> {
-    const earlier = await (this.#earlier ??= entries("tcp"));
+    const earlier = isTcp ? await (this.#earlier ??= entries("tcp")) : [];
+    const first = this.#first ??= claimBlock();
     for (let tries = 1; tries < BLOCKS.each; tries++) {
-      const next = this.#first.addr.port + 1 + this.#given++ % (BLOCKS.each - 1);
+      const next = first.addr.port + 1 + this.#given++ % (BLOCKS.each - 1);
       if (!earlier.some(({ port }) => port === next) && !isTaken(next, isTcp)) return next;
     }
     throw new UsageError("no port is free");
   }
 
   [Symbol.dispose](): void {
-    this.#first.close();
+    this.#first?.close();
   }
 }
 

@@ -77,7 +77,8 @@ const running = new Set<Program>();
 /** Ends all that the grader started, also what hid from it. */
 export function endAll(): void {
   for (const program of running) program.kill();
-  for (const { pid } of findLeftBehind()) killProcess(pid);
+  if (Deno.build.os !== "linux") return;
+  for (const { pid } of readLeftBehind(lookForLeftBehind().outputSync())) killProcess(pid);
 }
 
 /** A process that left its group. */
@@ -85,25 +86,29 @@ export type LeftBehind = { pid: number; name: string };
 
 /** Ends what a submission left behind, and returns what that was. */
 export async function sweep(mark: string): Promise<LeftBehind[]> {
-  const found = findLeftBehind(mark);
+  if (Deno.build.os !== "linux") return [];
+  const found = readLeftBehind(await lookForLeftBehind(mark).output());
   if (found.length === 0) return [];
   await new Promise((resolve) => setTimeout(resolve, DYING_MS));
-  const left = findLeftBehind(mark).filter(({ pid }) => found.some((other) => other.pid === pid));
+  const left = readLeftBehind(await lookForLeftBehind(mark).output())
+    .filter(({ pid }) => found.some((other) => other.pid === pid));
   for (const { pid } of left) killProcess(pid);
   return left;
 }
 
-/** Processes that carry the mark of this grader, of a submission or of one program. */
-function findLeftBehind(mark = TOKEN): LeftBehind[] {
-  if (Deno.build.os !== "linux") return [];
+/** Lists the processes that carry the mark of this grader, of a submission or of one program. */
+function lookForLeftBehind(mark = TOKEN): Deno.Command {
   const look = `for d in $(grep -las "$1" /proc/[0-9]*/environ); do d=\${d%/environ}; ` +
     `test "\${d#/proc/}" = $$ || echo "\${d#/proc/} $(cat $d/comm)"; done`;
-  const { stdout } = new Deno.Command("sh", {
+  return new Deno.Command("sh", {
     args: ["-c", look, "sh", `ECHO_GRADER=${mark}`],
     env: { ECHO_GRADER: "" },
     stdin: "null",
     stderr: "null",
-  }).outputSync();
+  });
+}
+
+function readLeftBehind({ stdout }: Deno.CommandOutput): LeftBehind[] {
   const lines = new TextDecoder().decode(stdout).trim().split("\n").filter(Boolean);
   return lines.map((line) => ({ pid: parseInt(line), name: line.replace(/^\d+ /, "") }));
 }
@@ -293,7 +298,7 @@ export class Program implements AsyncDisposable {
       });
       this.#looks = Promise.all([this.#looks, look]);
       // A look takes long on a busy machine: what comes meanwhile is not kept waiting.
-      await this.#waits.until(() => isDone() || hasLooked, left);
+      await this.#waits.until(() => isDone() || hasLooked, deadline - performance.now());
     }
     return await this.#waits.until(isDone, 0); // what it said last may be on its way
   }

@@ -19,7 +19,7 @@ import { type GradeOptions, NOT_COUNTED, UsageError, type Verdict } from "./verd
 
 const CHECKS_AT_ONCE = 4; // each with a process of its own
 const FAILURES_MS = 14_000; // of tasks' checks, in all: a program without hope takes less than 20 s
-const TRIES = 5; // of a check of a client, where the grader was late in each
+const TRIES = 5; // of a check of a client at most, where the grader was late in each
 const TOTAL_MS = 150_000; // no check starts later, also of a program that is right and slow
 
 /** How a check is tried. */
@@ -102,7 +102,8 @@ class Grading {
     }
     const verdict = await this.#try(check, attempt);
     verdict.seconds = Math.round(performance.now() - began) / 1000;
-    if (verdict.passed === false && !verdict.beyond) this.#failuresMs += performance.now() - began;
+    const hasFailed = verdict.passed === false || NOT_COUNTED.get(verdict) === "busy";
+    if (hasFailed && !verdict.beyond) this.#failuresMs += performance.now() - began;
     return verdict;
   }
 
@@ -280,7 +281,8 @@ function isFixed([first = [], second = []]: number[][]): boolean {
 
 /** A client that gives up on a server which is late is right: where the grader was, it is tried again. */
 async function tryInTime(attempt: Try, pace: Pace): Promise<Outcome> {
-  for (let tries = 0; tries < TRIES; tries++) {
+  const began = performance.now();
+  for (let tries = 0; tries < TRIES && performance.now() - began < FAILURES_MS; tries++) {
     const start = performance.now();
     try {
       return await attempt();
@@ -288,7 +290,7 @@ async function tryInTime(attempt: Try, pace: Pace): Promise<Outcome> {
       if (!(error instanceof Failed) || !pace.wasLateSince(start)) throw error;
     }
   }
-  throw new Untried("this machine is too busy", "over");
+  throw new Untried("this machine is too busy", "busy");
 }
 
 async function tryClient(
@@ -310,7 +312,7 @@ async function tryClient(
       if (check.stop !== "any") throw error;
       failure ??= error; // perhaps it knows another word
     } finally {
-      ports.push(stage.clientPorts);
+      if (stage.clientPorts.length > 0) ports.push(stage.clientPorts);
       await stage[Symbol.asyncDispose]();
     }
   }

@@ -57,11 +57,13 @@ export type Verdict = {
   seconds: number;
 };
 
-/**
- * Verdicts that do not count, as nothing that the program did is in their way: what they are about
- * could not be seen, or it is over for now: the program would have to be started, or graded, again.
- */
-export const NOT_COUNTED: WeakMap<Verdict, "unseen" | "over"> = new WeakMap();
+/** Why a verdict does not count: nothing that the program did is in its way. */
+export type NotCounted =
+  | "unseen" // what it is about could not be seen
+  | "over" // the program has ended, in order, and would have to be started again
+  | "busy"; // this machine was too busy to tell
+
+export const NOT_COUNTED: WeakMap<Verdict, NotCounted> = new WeakMap();
 
 /** Got and asked, by the number of the task. */
 export type Points = Record<string, [got: number, asked: number]>;
@@ -75,10 +77,11 @@ export function sumUp(
   { strict = false, program = "", seconds = 0 } = {},
 ): Result {
   const points: Points = {};
-  let isOpen = false; // a task of which nothing could be tried any more
+  let isOpen = false; // the machine was too busy, or nothing of a task could be tried any more
   for (const verdict of verdicts) {
     const point = points[verdict.task] ??= [0, 0];
     if (verdict.beyond && !strict) continue;
+    isOpen ||= NOT_COUNTED.get(verdict) === "busy";
     if (NOT_COUNTED.has(verdict)) continue;
     if (verdict.passed) point[0]++;
     point[1]++;
