@@ -246,7 +246,8 @@ async function gradeForty(): Promise<string> {
 async function marksOfClass(format: string, cwd: string): Promise<string[]> {
   const grader = fileUrl("docs/lab/grade.ts").pathname;
   const args = ["run", "--allow-all", grader, "--class", "class.tsv", "--format", format];
-  const result = await new Deno.Command(Deno.execPath(), { args, cwd }).output();
+  const env = { INIT_CWD: cwd }; // deno task sets it for the soak
+  const result = await new Deno.Command(Deno.execPath(), { args, cwd, env }).output();
   const [text, said] = [result.stdout, result.stderr]
     .map((bytes) => new TextDecoder().decode(bytes).trimEnd()) as [string, string];
   assert(text !== "", `--format ${format} ended with ${result.code}: ${said}`);
