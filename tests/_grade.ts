@@ -249,5 +249,7 @@ export function difference({ path }: Subject, { verdicts, passed }: Graded): str
   const found = all.find(({ name }) => name === check);
   const isNamed = found?.mistake === mistake;
   const isOne = found?.beyond ? tasks.length === 0 : tasks.length === 1;
-  return isNamed && isOne ? undefined : `${path} is ${check}: ${mistake}, not ${list(all)}`;
+  if (isNamed && isOne) return undefined;
+  const { passed: isPassed, cause } = verdicts.find(({ name }) => name === check) ?? {};
+  return `${path} is ${check}: ${mistake}, not ${list(all)}; it was ${isPassed}: ${cause}`;
 }

@@ -232,7 +232,9 @@ export class ServerRun {
         return await this.#leave(peer, step.by);
       case "reset":
         this.#sent.push("a reset");
-        return await channel[Symbol.asyncDispose]();
+        await channel[Symbol.asyncDispose]();
+        await this.#waits.until(() => this.#server.hasDied, REST_MS); // or the next client is faster
+        return;
       case "pause":
         return tcp.pause();
       case "resume":
