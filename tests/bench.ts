@@ -4,7 +4,7 @@
  * What it prints is Markdown.
  *
  * ```sh
- * deno task bench           # eight minutes
+ * deno task bench           # twelve minutes
  * deno task bench --quick   # a first look, in three
  * deno task bench --help    # what must be reached
  * deno task bench > bench.md
@@ -60,7 +60,7 @@ import { type Clients, newLoad, sendFrom } from "./_load.ts";
 
 const HELP = `deno task bench [--quick] [--plain] [--help]
 
-  --quick   a first look, in three minutes in place of eight
+  --quick   a first look, in three minutes in place of twelve
   --plain   load by Deno itself, and not by sockets of libc
 
 What must be reached. Throughput, to the mean of two bare Deno loops in the same rounds:
