@@ -145,7 +145,7 @@ class Server {
               peer: session.peer,
               bytes,
             });
-            await this.#socket.send(bytes, from);
+            await this.#socket.send(bytes, this.#withZone(from));
           }
         }
         if (!stops || this.#isClosed) continue;
@@ -164,10 +164,15 @@ class Server {
 
   /** Step 5 over the lossy network, for each copy of a reply. */
   async #sendCopy(reply: Reply): Promise<void> {
-    const { bytes, peer, to } = reply;
+    const { bytes, to } = reply;
     try {
-      this.#onTrace?.({ step: "5", call: `send(${bytes.length})`, peer, bytes });
-      await this.#socket.send(bytes, to);
+      this.#onTrace?.({
+        step: "5",
+        call: `send(${bytes.length})`,
+        peer: formatAddress(to),
+        bytes,
+      });
+      await this.#socket.send(bytes, this.#withZone(to));
       reply.isSent = true;
       if (reply.stops) this.#linger();
     } catch (error) {
@@ -218,12 +223,10 @@ class Server {
 
   /** The session of a peer; none for one that must not be answered. */
   #sessionOf(from: Deno.NetAddr): Session | undefined {
-    if (this.#zone && isLinkLocal(from.hostname)) from.hostname += this.#zone;
-    // The port is one character: as digits, V8 would keep the text of each port, 40 MiB (measured).
-    const key = from.hostname + String.fromCharCode(from.port);
+    const key = keyOf(from);
     const known = this.#sessions.get(key);
     if (known) return known;
-    const refusal = refusalOf(from, this.#addr.port);
+    const refusal = refusalOf(from, { ownPort: this.#addr.port, zone: this.#zone });
     if (refusal) return this.#leaveUnanswered(from, refusal);
     if (!this.#allAllowed && !this.#isAllowed(from)) return undefined;
     // The object of a forgotten peer is used again: new ones would make V8 keep more memory.
@@ -234,9 +237,15 @@ class Server {
     return session;
   }
 
+  /** Where a peer is reached: a link-local address is one of the link that --host names. */
+  #withZone(to: Deno.NetAddr): Deno.NetAddr {
+    if (!this.#zone || !isLinkLocal(to.hostname)) return to;
+    return { ...to, hostname: to.hostname + this.#zone };
+  }
+
   /** Whether Deno lets it send to a host; of one host too many it is not asked. */
   #isAllowed(from: Deno.NetAddr): boolean {
-    const host = toPermission(withoutZone(from.hostname));
+    const host = toPermission(from.hostname);
     let allowed = this.#allowed.get(host);
     if (allowed === undefined) {
       if (this.#allowed.size >= MAX_HOSTS) {
@@ -323,15 +332,16 @@ class Server {
   /** Counts a datagram that is not answered, and warns of the first of its kind. */
   #leaveUnanswered(from: Address, why: string, { hint = "", kind = why } = {}): undefined {
     this.#totals.unanswered++;
-    if (this.#isClosed || this.#warned.has(kind)) return; // a send on a closed socket fails
-    const what = `not answering ${withoutZone(formatAddress(from))}: ${why}${hint}`;
+    if (this.#isClosed) return; // what was being sent failed with the socket
+    if (this.#warned.has(kind)) return; // which spares a flood the text of each address
+    const what = `not answering ${formatAddress(from)}: ${why}${hint}`;
     this.#warnOnce(kind, `${what}; others like it are only counted from now on`);
   }
 
   /** Counts a datagram, or its reply, that the lossy network loses. */
   #countDropped(how: string, bytes: Uint8Array, from: Address): undefined {
     this.#totals.dropped = (this.#totals.dropped ?? 0) + 1;
-    this.#onTrace?.({ step: "5", call: how, peer: withoutZone(formatAddress(from)), bytes });
+    this.#onTrace?.({ step: "5", call: how, peer: formatAddress(from), bytes });
   }
 
   /** No receive that fails ends the server. */
@@ -353,14 +363,13 @@ class Server {
     { from, session, stops }: { from: Deno.NetAddr; session: Session; stops: boolean },
   ): Promise<boolean> {
     const { rate = 0, delayMs = 0 } = this.#options;
-    const { peer } = session;
     const { reply: bytes, isDropped, isLimited } = faults;
     if (isDropped) {
       this.#countDropped("--drop", bytes, session);
       return true;
     }
     if (isLimited) {
-      const what = `the same datagram of ${peer} was doubled ${MAX_DOUBLED} times`;
+      const what = `the same datagram of ${session.peer} was doubled ${MAX_DOUBLED} times`;
       this.#warnOnce("doubled", `${what} and is not any more; number what you measure with`);
     }
     const delays = faults.delays.filter((_, i) => i === 0 || session.takeToken(rate));
@@ -371,7 +380,7 @@ class Server {
       return false;
     }
     this.#heldBytes += cost;
-    const reply: Reply = { bytes, peer, to: from, stops, cost, copies, isSent: false };
+    const reply: Reply = { bytes, to: from, stops, cost, copies, isSent: false };
     for (const ms of delays) {
       if (delayMs === 0) await this.#sendCopy(reply);
       else {
@@ -477,19 +486,17 @@ class Session {
   startedAt = 0; // ms: when its first message came
   messages = 0; // since then
   bytes = 0;
-  #peer: string | undefined; // its address as text, made when it is needed first
   #tokens = 0; // replies that --rate still allows
   #refilledAt = 0; // ms
 
   begin({ hostname, port }: Address): void {
     [this.hostname, this.port] = [hostname, port];
-    this.#peer = undefined;
     this.messages = this.bytes = 0;
     this.#refilledAt = -1_000; // a second ago and more, so all tokens are there
   }
 
   get peer(): string {
-    return this.#peer ??= withoutZone(formatAddress(this));
+    return formatAddress(this);
   }
 
   /** Takes one of `rate` tokens, which come back in a second. Returns whether there was one. */
@@ -505,7 +512,10 @@ class Session {
 }
 
 /** Why a peer is never answered: its address is no client's, so it is probably forged. */
-function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | undefined {
+function refusalOf(
+  { hostname, port }: Address,
+  { ownPort, zone }: { ownPort: number; zone: string },
+): string | undefined {
   const host = hostname.replace(/^::ffff:(?=\d+\.)/, ""); // IPv4, as a socket on :: has it
   const isBroadcast = /^(22[4-9]|23\d)\.|^(127|255)\.255\.255\.255$|^ff/.test(host);
   if (port === 0) return "source port 0";
@@ -515,7 +525,7 @@ function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | 
     return "an unspecified source, to which a reply stays on this machine";
   }
   if (isBroadcast) return "a multicast or broadcast source";
-  if (isLinkLocal(host) && !host.includes("%")) {
+  if (isLinkLocal(host) && zone === "") {
     return "its link is not known: --host must name it, as in fe80::1%eth0";
   }
 }
@@ -523,6 +533,14 @@ function refusalOf({ hostname, port }: Deno.NetAddr, ownPort: number): string | 
 /** Whether an address is one of a single link, which a reply must name (RFC 4291). */
 function isLinkLocal(hostname: string): boolean {
   return /^fe[89ab].:/.test(hostname);
+}
+
+/**
+ * A peer as the key of a map. The port is one character: as digits, V8 would keep the text of each
+ * port, and 40 MiB for them (measured).
+ */
+function keyOf({ hostname, port }: Address): string {
+  return hostname + String.fromCharCode(port);
 }
 
 /** A host as a permission names it: an IPv6 address in brackets. */
@@ -549,7 +567,6 @@ type Address = { hostname: string; port: number };
 /** A reply on its way through the lossy network. */
 type Reply = {
   bytes: Uint8Array;
-  peer: string;
   to: Deno.NetAddr;
   stops: boolean; // it is the echo of a stop word
   cost: number; // bytes of memory
@@ -611,7 +628,7 @@ class LossyNetwork {
     const { corrupt = 0 } = this.#options;
     // Damage makes ever new datagrams of one that circulates, but they are all of one length.
     const content = corrupt > 0 ? "" : checksum(datagram);
-    const key = `${formatAddress(from)} ${datagram.length} ${content}`;
+    const key = `${keyOf(from)} ${datagram.length} ${content}`;
     const count = this.#doublings.get(key) ?? 0;
     const mayDouble = count < MAX_DOUBLED;
     this.#doublings.delete(key);
