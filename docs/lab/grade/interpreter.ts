@@ -391,7 +391,7 @@ export class ServerRun {
     const start = performance.now();
     const isEcho = await this.#until(() => hasEnded() || channel.unread >= line.length, ms);
     if (await this.#waits.until(hasEnded, isEcho ? SILENCE_MS : 0)) return true;
-    if (isEcho) this.#waited = { waitedMs: performance.now() - start, isWaiting: false };
+    if (isEcho) this.#waited = waitedSince(start, SILENCE_MS);
     channel.take();
     return false;
   }

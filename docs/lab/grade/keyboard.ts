@@ -65,7 +65,7 @@ export class ClientRun {
   async #until(isDone: () => boolean, ms = ANSWER_MS, looks: Looks = {}): Promise<boolean> {
     const start = performance.now();
     const result = await this.#stage.program.until(isDone, ms, looks);
-    this.#waited = waitedSince(start, ms);
+    this.#waited = result ? NOT_WAITED : waitedSince(start, ms);
     return result;
   }
 

@@ -291,8 +291,8 @@ export class Program implements AsyncDisposable {
       if (left <= next) return false;
       const ms = performance.now() - this.#start + left; // a limit counts from the call's begin
       let hasLooked = false;
-      const look = isStuck(this.#child.pid, ms, mayHide).then((isStuck) => {
-        stuck = isStuck ? stuck + 1 : 0;
+      const look = isStuck(this.#child.pid, ms, mayHide).then((stays) => {
+        stuck = stays ? stuck + 1 : 0;
         hasLooked = true;
         this.#waits.notify();
       });
