@@ -50,15 +50,10 @@ export function waitedSince(start: number, ms: number): Waited {
 }
 
 const SLOW_MS = 600;
-const TICK_MS = 50; // between two looks at the clock
-const LATE_MS = 200; // beyond that; a program's own time limit is a few times as long
 
-/** How fast a program was seen to be, and the grader itself. */
-export class Pace implements Disposable {
+/** How fast a program was seen to be. */
+export class Pace {
   #fastestMs = Infinity;
-  #lastTick = performance.now();
-  #lateAt = -Infinity;
-  readonly #timer = setInterval(() => this.#tick(), TICK_MS);
 
   /** The echo of a sentence took so long. */
   saw(ms: number): void {
@@ -69,6 +64,16 @@ export class Pace implements Disposable {
   get isSlow(): boolean {
     return this.#fastestMs > SLOW_MS && this.#fastestMs < Infinity;
   }
+}
+
+const TICK_MS = 50; // between two looks at the clock
+const LATE_MS = 200; // beyond that; a program's own time limit is a few times as long
+
+/** When the event loop of the grader itself was held up. */
+export class LoopLag implements Disposable {
+  #lastTick = performance.now();
+  #lateAt = -Infinity;
+  readonly #timer = setInterval(() => this.#tick(), TICK_MS);
 
   #tick(): void {
     const now = performance.now();

@@ -10,7 +10,7 @@ import { diagnose } from "./diagnosis.ts";
 import { closeGently, ServerRun } from "./interpreter.ts";
 import { ClientRun } from "./keyboard.ts";
 import { MISTAKES } from "./mistakes.ts";
-import { Failed, type Outcome, Pace, Untried } from "./outcome.ts";
+import { Failed, LoopLag, type Outcome, Pace, Untried } from "./outcome.ts";
 import { holdDeadPort, Ports, waitForPort } from "./ports.ts";
 import { checkCommand, findTerminal, newSession, sweep } from "./program.ts";
 import { GradedServer, type Resources } from "./server.ts";
@@ -40,8 +40,7 @@ export async function grade(options: GradeOptions): Promise<Verdict[]> {
   }
   const terminal = command ? await findTerminal() : "pipe";
   using ports = new Ports();
-  using pace = new Pace();
-  const own = { terminal, waits: new Waits(), session: newSession(), pace, ports };
+  const own = { terminal, waits: new Waits(), session: newSession(), pace: new Pace(), ports };
   const grading = new Grading(options);
   try {
     if (kind.endsWith("server")) await gradeServer(grading, own);
@@ -261,6 +260,7 @@ async function answers(
 /** Each check of a client has a process of its own, some at a time where ports allow. */
 async function gradeClient(grading: Grading, own: Resources): Promise<void> {
   const { options } = grading;
+  using lag = new LoopLag();
   const ports: number[][] = [];
   const mustBeAlone = (): boolean =>
     options.port !== undefined || ports.length < 2 || isFixed(ports);
@@ -269,7 +269,7 @@ async function gradeClient(grading: Grading, own: Resources): Promise<void> {
     () => mustBeAlone() ? 1 : CHECKS_AT_ONCE,
     (check, atOnce) => {
       const attempt = (): Promise<Outcome> => tryClient(check, options, { own, ports });
-      return grading.judge(check, () => tryInTime(attempt, own.pace), { atOnce });
+      return grading.judge(check, () => tryInTime(attempt, lag), { atOnce });
     },
   );
 }
@@ -280,14 +280,14 @@ function isFixed([first = [], second = []]: number[][]): boolean {
 }
 
 /** A client that gives up on a server which is late is right: where the grader was, it is tried again. */
-async function tryInTime(attempt: Try, pace: Pace): Promise<Outcome> {
+async function tryInTime(attempt: Try, lag: LoopLag): Promise<Outcome> {
   const began = performance.now();
   for (let tries = 0; tries < TRIES && performance.now() - began < FAILURES_MS; tries++) {
     const start = performance.now();
     try {
       return await attempt();
     } catch (error) {
-      if (!(error instanceof Failed) || !pace.wasLateSince(start)) throw error;
+      if (!(error instanceof Failed) || !lag.wasLateSince(start)) throw error;
     }
   }
   throw new Untried("this machine is too busy", "busy");
